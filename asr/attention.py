@@ -1,0 +1,83 @@
+"""What the two attention variants share: queries, position scores, the softmax.
+
+B clips, H heads, T frames (N of them queries, S keys), D model width, dh = D / H.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr.config import ModelConfig
+from asr.positions import relative_shift, rotate
+
+
+class SelfAttention(nn.Module):
+    """One layer's self-attention. A variant says what a frame leaves in memory, and how queries read it.
+
+    Parameter names are those of `transformers`' `Wav2Vec2ConformerSelfAttention`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.head_size = config.head_size
+        self.scale = self.head_size**-0.5
+        self.relative = config.position_embeddings_type == "relative"
+        self.dropout = config.attention_dropout
+        self.linear_q = nn.Linear(width, width)
+        self.linear_out = nn.Linear(width, width)
+        if self.relative:
+            self.linear_pos = nn.Linear(width, width, bias=False)
+            self.pos_bias_u = nn.Parameter(torch.zeros(self.heads, self.head_size))
+            self.pos_bias_v = nn.Parameter(torch.zeros(self.heads, self.head_size))
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, T, D] -> [B, T, D].
+
+        `positions` is `relative_table`'s [2T, D] or `rotary_table`'s [2, T, dh]; `mask` a bool [B, 1, T, T], True
+        where a query may look.
+        """
+        turned = x if self.relative else rotate(x, positions)
+        query = self.split(self.linear_q(turned))
+        memory = self.memory(turned, x)
+        bias = self.bias(query, positions, x.shape[1], mask)
+        if self.relative:
+            query = query + self.pos_bias_u[:, None]
+        return self.linear_out(self.attend(query, memory, bias).transpose(1, 2).flatten(2))
+
+    def memory(self, turned: Tensor, x: Tensor) -> Tensor:
+        """[B, T, D] (rotated for K where positions are rotary) and [B, T, D] -> what a cache keeps, [B, T, values]."""
+        raise NotImplementedError
+
+    def attend(self, query: Tensor, memory: Tensor, bias: Tensor | None) -> Tensor:
+        """[B, H, N, dh] queries, [B, S, values] memory, additive [B, H or 1, N, S] bias -> [B, H, N, dh]."""
+        raise NotImplementedError
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, H, T, dh]."""
+        return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
+
+    def bias(self, query: Tensor, positions: Tensor, keys: int, mask: Tensor | None) -> Tensor | None:
+        """What is added to the content scores, scaled: (q + v) P(i - j) and -inf where the mask forbids."""
+        if not self.relative:
+            if mask is None:
+                return None
+            return torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(~mask, -torch.inf)
+        table = self.split(self.linear_pos(positions)[None])
+        scores = (query + self.pos_bias_v[:, None]) @ table.transpose(-1, -2)
+        bias = relative_shift(scores, keys) * self.scale
+        return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+
+    def weigh(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """softmax(scale * query key' + bias) value, all [B, H, N or S, ...].
+
+        Trained step by step: the fused kernels' gradients with a bias that needs one have given NaN (PyTorch #119320).
+        """
+        if not torch.is_grad_enabled():
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.scale)
+        scores = (query @ key.transpose(-1, -2)) * self.scale
+        if bias is not None:
+            scores = scores + bias
+        weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+        return F.dropout(weights, self.dropout, self.training) @ value

@@ -1,0 +1,118 @@
+"""The waveform front end, and the Conformer's depthwise convolution.
+
+B clips, T frames, C channels, D model width. Module names are those of `transformers`' Wav2Vec2-Conformer.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr.config import ModelConfig
+
+ACTIVATIONS = {"gelu": nn.GELU, "swish": nn.SiLU, "silu": nn.SiLU, "relu": nn.ReLU}
+
+
+def activation(name: str) -> nn.Module:
+    """The activation that a config names; ValueError with the choices for any other."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation is {name!r}; choices: {sorted(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+class FrontEndLayer(nn.Module):
+    """Strided convolution, layer norm over the channels, activation. No padding: a frame sees its own samples only."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        channels_in = config.conv_dim[layer - 1] if layer else 1
+        kernel, stride = config.conv_kernel[layer], config.conv_stride[layer]
+        self.conv = nn.Conv1d(channels_in, config.conv_dim[layer], kernel, stride, bias=config.conv_bias)
+        self.layer_norm = nn.LayerNorm(config.conv_dim[layer])
+        self.activation = activation(config.feat_extract_activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, T_in] -> [B, C_out, T_out]."""
+        x = self.layer_norm(self.conv(x).transpose(1, 2)).transpose(1, 2)
+        return self.activation(x)
+
+
+class FrontEnd(nn.Module):
+    """Waveform [B, samples] -> features [B, T, C], one frame per 320 samples, each from 400."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.conv_layers = nn.ModuleList(FrontEndLayer(config, i) for i in range(len(config.conv_dim)))
+
+    def forward(self, waves: Tensor) -> Tensor:
+        x = waves[:, None]
+        for layer in self.conv_layers:
+            x = layer(x)
+        return x.transpose(1, 2)
+
+
+class FeatureProjection(nn.Module):
+    """Features [B, T, C] -> [B, T, D]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
+        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
+        self.dropout = nn.Dropout(config.feat_proj_dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.dropout(self.projection(self.layer_norm(features)))
+
+
+class ConvolutionModule(nn.Module):
+    """Pointwise, gated, depthwise (kernel 31), batch norm, swish, pointwise.
+
+    Padded frames are zeroed before the depthwise convolution, as if the clip ended there: without that (stock
+    `transformers`) every layer lets 15 frames of padding in, and a clip's text depends on its batch.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, kernel = config.hidden_size, config.conv_depthwise_kernel_size
+        self.reach = (kernel - 1) // 2
+        self.layer_norm = nn.LayerNorm(width)
+        self.pointwise_conv1 = nn.Conv1d(width, 2 * width, 1, bias=False)
+        self.depthwise_conv = nn.Conv1d(width, width, kernel, groups=width, bias=False)
+        self.batch_norm = nn.BatchNorm1d(width)
+        self.activation = activation(config.hidden_act)
+        self.pointwise_conv2 = nn.Conv1d(width, width, 1, bias=False)
+        self.dropout = nn.Dropout(config.conformer_conv_dropout)
+
+    def forward(self, x: Tensor, valid: Tensor, chunk_frames: int | None) -> Tensor:
+        """[B, T, D], bool [B, T] -> [B, T, D]. With `chunk_frames`, nothing beyond a frame's own chunk is seen."""
+        x = self.layer_norm(x).transpose(1, 2)
+        x = F.glu(self.pointwise_conv1(x), dim=1) * valid[:, None]
+        x = self.depthwise(x) if chunk_frames is None else self.depthwise_in_chunks(x, chunk_frames)
+        x = self.activation(self.norm(x, valid))
+        return self.dropout(self.pointwise_conv2(x).transpose(1, 2))
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        """[B, D, T] -> [B, D, T], 15 frames to either side."""
+        return self.depthwise_conv(F.pad(x, (self.reach, self.reach)))
+
+    def depthwise_in_chunks(self, x: Tensor, chunk_frames: int) -> Tensor:
+        """[B, D, T] -> [B, D, T]: 15 frames to the left, zeros beyond the chunk's right edge.
+
+        Dynamic chunk convolution (Li et al. 2023, arXiv 2304.09325): each chunk is cut out with its left context and
+        convolved as a clip of its own.
+        """
+        batch, width, frames = x.shape
+        chunks = -(-frames // chunk_frames)
+        x = F.pad(x, (self.reach, chunks * chunk_frames - frames))
+        cut = x.unfold(2, self.reach + chunk_frames, chunk_frames)  # [B, D, chunks, 15 + C]
+        cut = F.pad(cut.transpose(1, 2).flatten(0, 1), (0, self.reach))
+        out = self.depthwise_conv(cut).unflatten(0, (batch, chunks))
+        return out.transpose(1, 2).flatten(2)[..., :frames]
+
+    def norm(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Batch norm of [B, D, T]; in training its statistics are those of the valid frames alone."""
+        if not self.training:
+            return self.batch_norm(x)
+        frames = x.transpose(1, 2)
+        normed = torch.zeros_like(frames, dtype=torch.float32)
+        normed[valid] = self.batch_norm(frames[valid].float())
+        return normed.to(x.dtype).transpose(1, 2)

@@ -1,0 +1,180 @@
+"""CTC: the vocabulary, and the greedy path from frame posteriors to words.
+
+Greedy CTC takes the best token of each frame, merges equal neighbours, then drops blanks (Graves et al.,
+2006). So HELLO keeps both L only if a blank lies between them: that is what the loss teaches a model to emit.
+
+Word times are those of the letters' frames. CTC may place a letter anywhere in its sound, and learns spikes:
+one or two frames, rather late, blanks around them. So a word tends to start a little late, to end early (at
+its last letter's spike, not with its sound), and A lasts one frame. Expect errors of tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+BLANKS = ("<pad>", "[PAD]")
+DELIMITERS = ("|", " ")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A recognised word: `start` and `end` in s, `confidence` the lowest posterior of its letters' frames."""
+
+    word: str
+    start: float
+    end: float
+    confidence: float
+
+
+class Vocabulary:
+    """The tokens of a CTC model: letters, a word delimiter, a blank, and specials that are never text."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        """Take the tokens in the order of their ids.
+
+        Raises:
+            ValueError: a token occurs twice, or there is no blank or no word delimiter.
+        """
+        if len(set(tokens)) != len(tokens):
+            raise ValueError(f"tokens occur twice: {sorted({t for t in tokens if tokens.count(t) > 1})}")
+        self.tokens = list(tokens)
+        self._ids = {token: index for index, token in enumerate(tokens)}
+        self.blank = self._first(BLANKS, "blank")
+        self.delimiter = self._first(DELIMITERS, "word delimiter")
+        self._is_text = np.array([not _is_special(token) for token in tokens], dtype=bool)
+        self._is_text[self.delimiter] = True
+
+    @classmethod
+    def from_tokens(cls, ids: Mapping[str, int]) -> Vocabulary:
+        """Build from a `vocab.json` mapping of token to id.
+
+        Raises:
+            ValueError: the ids are not 0..n-1, each once, or see `__init__`.
+        """
+        if sorted(ids.values()) != list(range(len(ids))):
+            raise ValueError(f"token ids must be 0..{len(ids) - 1}, each once; got {sorted(ids.values())}")
+        return cls(sorted(ids, key=ids.__getitem__))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, folded to the vocabulary's case; words are parted by one delimiter.
+
+        Raises:
+            ValueError: characters that the vocabulary lacks; names them.
+        """
+        joined = " ".join(text.split())
+        ids = [self._id(character) for character in joined]
+        if None in ids:
+            unknown = sorted({c for c, index in zip(joined, ids, strict=True) if index is None})
+            raise ValueError(f"characters not in the vocabulary: {' '.join(map(repr, unknown))}")
+        return [index for index in ids if index is not None]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids`, the inverse of `encode`: specials and blanks drop, nothing is merged."""
+        kept = (index for index in ids if self._is_text[index])
+        return " ".join("".join(" " if i == self.delimiter else self.tokens[i] for i in kept).split())
+
+    def is_text(self, ids: np.ndarray) -> np.ndarray:
+        """Return a bool array like `ids` [n]: letters and the delimiter True, blank and specials False."""
+        text: np.ndarray = self._is_text[ids]
+        return text
+
+    def _first(self, names: tuple[str, ...], what: str) -> int:
+        found = [self._ids[name] for name in names if name in self._ids]
+        if not found:
+            raise ValueError(f"the vocabulary has no {what}: one of {', '.join(map(repr, names))} is needed")
+        return found[0]
+
+    def _id(self, character: str) -> int | None:
+        if character == " ":
+            return self.delimiter
+        folds = (character, character.upper(), character.lower())
+        found = [self._ids[c] for c in folds if c in self._ids and c != self.tokens[self.delimiter]]
+        return found[0] if found else None
+
+
+def greedy(log_probs: np.ndarray, vocabulary: Vocabulary, seconds_per_frame: float) -> tuple[str, list[Word]]:
+    """Return the best path's text and words.
+
+    Args:
+        log_probs: float [frames, vocabulary], natural logarithms, each row's probabilities sum to 1.
+        vocabulary: the tokens, one per column.
+        seconds_per_frame: the hop between frames; frame i starts at i times this.
+
+    Returns:
+        The text in the vocabulary's case, and its words. A word lasts from the start of its first letter's
+        first frame to the end of its last letter's last frame (this file's docstring says how exact that is).
+
+    Raises:
+        ValueError: wrong shape, or NaN, which would otherwise read as silence.
+    """
+    _check(log_probs, vocabulary)
+    if not len(log_probs):
+        return "", []
+    words = [
+        _word(runs, vocabulary, seconds_per_frame) for runs in _words_of_runs(_runs(log_probs, vocabulary))
+    ]
+    return " ".join(word.word for word in words), words
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring frames [first, last] with one best token; `token` None is the word delimiter."""
+
+    token: int | None
+    first: int
+    last: int
+    confidence: float
+
+
+def _runs(log_probs: np.ndarray, vocabulary: Vocabulary) -> Iterator[_Run]:
+    best = log_probs.argmax(axis=1)
+    posteriors = np.exp(np.minimum(log_probs.max(axis=1), 0.0))
+    firsts = np.flatnonzero(np.diff(best, prepend=-1))
+    lasts = np.append(firsts[1:], len(best)) - 1
+    lowest = np.minimum.reduceat(posteriors, firsts)
+    for run in np.flatnonzero(vocabulary.is_text(best[firsts])):
+        token = int(best[firsts[run]])
+        yield _Run(
+            token if token != vocabulary.delimiter else None,
+            int(firsts[run]),
+            int(lasts[run]),
+            float(lowest[run]),
+        )
+
+
+def _words_of_runs(runs: Iterable[_Run]) -> Iterator[list[_Run]]:
+    letters: list[_Run] = []
+    for run in runs:
+        if run.token is not None:
+            letters.append(run)
+        elif letters:
+            yield letters
+            letters = []
+    if letters:
+        yield letters
+
+
+def _word(runs: list[_Run], vocabulary: Vocabulary, seconds_per_frame: float) -> Word:
+    return Word(
+        word="".join(vocabulary.tokens[run.token] for run in runs if run.token is not None),
+        start=runs[0].first * seconds_per_frame,
+        end=(runs[-1].last + 1) * seconds_per_frame,
+        confidence=min(run.confidence for run in runs),
+    )
+
+
+def _check(log_probs: np.ndarray, vocabulary: Vocabulary) -> None:
+    if log_probs.ndim != 2 or log_probs.shape[1] != len(vocabulary):
+        raise ValueError(f"log-probs must be [frames, {len(vocabulary)}], got {list(log_probs.shape)}")
+    if np.isnan(log_probs).any():
+        raise ValueError("log-probs hold NaN")
+
+
+def _is_special(token: str) -> bool:
+    return len(token) > 2 and (token[0] + token[-1] in ("<>", "[]"))

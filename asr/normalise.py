@@ -1,0 +1,48 @@
+"""Zero mean and unit variance of the waveform: over the clip, or as far as a stream has heard.
+
+B clips, N samples, K chunks. Statistics are float64, so that they do not depend on how far a batch is padded.
+"""
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-7
+# What a stream assumes before it has heard anything: half a second of quiet speech.
+PRIOR_RMS = 0.05
+PRIOR_SAMPLES = 8_000
+
+
+def normalise(waves: Tensor, lengths: Tensor) -> Tensor:
+    """[B, N] float32, [B] -> [B, N] float32: (x - mean) / sqrt(variance + 1e-7) of each clip; padding becomes 0.
+
+    The reference feature extractor's formula (`Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm`).
+    """
+    valid = torch.arange(waves.shape[1], device=waves.device) < lengths[:, None]
+    samples = (waves * valid).double()
+    count = lengths.clamp(min=1)[:, None]
+    mean = samples.sum(1, keepdim=True) / count
+    centred = (samples - mean) * valid
+    variance = centred.square().sum(1, keepdim=True) / count
+    return (centred / (variance + EPSILON).sqrt()).float()
+
+
+def normalise_chunks(waves: Tensor, lengths: Tensor, chunk_samples: int, tail_samples: int) -> Tensor:
+    """The same as a stream does it: each sample once, with the statistics at the time its chunk first sees it.
+
+    Chunk k has heard the samples up to chunk_samples * (k + 1) + tail_samples. Mean and variance are cumulative, with
+    a prior of mean 0 and RMS 0.05 that weighs as much as half a second.
+    """
+    total = waves.shape[1]
+    valid = torch.arange(total, device=waves.device) < lengths[:, None]
+    samples = (waves * valid).double()
+    chunks = max(1, -(-(total - tail_samples) // chunk_samples))
+    ends = chunk_samples * torch.arange(1, chunks + 1, device=waves.device) + tail_samples
+    heard = torch.minimum(ends, lengths[:, None])  # [B, K]
+    at = (heard - 1).clamp(min=0)
+    weight = heard + PRIOR_SAMPLES
+    mean = samples.cumsum(1).gather(1, at) * (heard > 0) / weight
+    power = samples.square().cumsum(1).gather(1, at) * (heard > 0) + PRIOR_SAMPLES * PRIOR_RMS**2
+    deviation = (power / weight - mean.square() + EPSILON).sqrt()
+    index = torch.arange(total, device=waves.device)
+    chunk = ((index - tail_samples).clamp(min=0) // chunk_samples).clamp(max=chunks - 1)
+    return ((samples - mean[:, chunk]) / deviation[:, chunk] * valid).float()

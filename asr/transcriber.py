@@ -1,0 +1,148 @@
+"""The door: load a model, hand it waveforms, get words."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr import checkpoint
+from asr.audio import SAMPLE_RATE
+from asr.ctc import Vocabulary, Word, greedy
+from asr.encoder import ConformerCTC
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said: text in the vocabulary's case, its words with times, and the clip's length in seconds."""
+
+    text: str
+    words: list[Word]
+    duration_s: float
+
+
+class Transcriber:
+    """A loaded model with its vocabulary. Not thread-safe on CUDA: one thread owns a device."""
+
+    def __init__(self, name: str, model: ConformerCTC, vocabulary: Vocabulary, folder: Path) -> None:
+        self.name = name
+        self.model = model
+        self.config = model.config
+        self.vocabulary = vocabulary
+        self.folder = folder
+        self.seconds_per_frame = self.config.hop_samples / SAMPLE_RATE
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.lm_head.weight.dtype
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(t.nbytes for t in self.model.state_dict().values())
+
+    @property
+    def cache_bytes_per_second(self) -> float:
+        """What one second of a live stream's left context occupies in the attention caches, in the model's dtype."""
+        return self.config.cached_values_per_frame() * self.dtype.itemsize / self.seconds_per_frame
+
+    @cached_property
+    def folder_hash(self) -> str:
+        """SHA-256 over the folder's weight files: which model a measurement was made with."""
+        digest = hashlib.sha256()
+        for file in checkpoint.weight_files(self.folder):
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def log_probs(
+        self, waves: list[np.ndarray], *, chunk_frames: int | None = None, left_context_frames: int = 0
+    ) -> list[np.ndarray]:
+        """Log-probabilities of each clip, as if it were alone.
+
+        Args:
+            waves: float32 [samples] each, mono at 16 kHz; they run as one padded batch.
+            chunk_frames: None, or C for the chunk-masked whole forward (what a stream with chunks of C frames gives).
+            left_context_frames: F, the frames before a chunk that it sees.
+
+        Returns:
+            float32 [frames, vocabulary] each; [0, vocabulary] for a clip under 400 samples.
+
+        Raises:
+            ValueError: a wave is not one-dimensional, holds NaN or infinity, or C or F is out of range.
+        """
+        if not waves:
+            return []
+        _check(waves, chunk_frames, left_context_frames)
+        batch, lengths = _pad(waves, self.device)
+        with torch.inference_mode():
+            logits, frames = self.model(
+                batch, lengths, chunk_frames=chunk_frames, left_context_frames=left_context_frames
+            )
+            log_probs = logits.float().log_softmax(-1).cpu().numpy()
+        return [clip[:length] for clip, length in zip(log_probs, frames.tolist(), strict=True)]
+
+    def transcribe(
+        self, waves: list[np.ndarray], *, chunk_frames: int | None = None, left_context_frames: int = 0
+    ) -> list[Transcript]:
+        """Greedy transcripts of waves as `log_probs` takes them, in the same order."""
+        scores = self.log_probs(waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames)
+        return [self._transcript(wave, clip) for wave, clip in zip(waves, scores, strict=True)]
+
+    def _transcript(self, wave: np.ndarray, log_probs: np.ndarray) -> Transcript:
+        text, words = greedy(log_probs, self.vocabulary, self.seconds_per_frame)
+        return Transcript(text, words, len(wave) / SAMPLE_RATE)
+
+
+def load(
+    name: str | Path, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> Transcriber:
+    """Load a model by bundled name (`mha`, `mla`), folder, or hub id.
+
+    Args:
+        name: what to load.
+        device: default `cuda` when there is one, else `cpu`.
+        dtype: `float32`, `bfloat16` or `float16`; default bfloat16 on CUDA, float32 on a CPU.
+
+    Raises:
+        CheckpointError: the model cannot be found or read.
+        ValueError: an unknown dtype.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; choices: {', '.join(DTYPES)}")
+    if dtype is None:
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    model, vocabulary = checkpoint.load(name, device, DTYPES[dtype] if isinstance(dtype, str) else dtype)
+    return Transcriber(str(name), model, vocabulary, checkpoint.resolve(name))
+
+
+def _pad(waves: list[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Waves -> float32 [B, longest] and int64 [B] on the device."""
+    batch = torch.zeros(len(waves), max(len(wave) for wave in waves))
+    for row, wave in zip(batch, waves, strict=True):
+        row[: len(wave)] = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
+    return batch.to(device), torch.tensor([len(wave) for wave in waves], device=device)
+
+
+def _check(waves: list[np.ndarray], chunk_frames: int | None, left_context_frames: int) -> None:
+    for index, wave in enumerate(waves):
+        if wave.ndim != 1:
+            raise ValueError(f"wave {index} has shape {wave.shape}; one dimension is needed: mono at 16 kHz")
+        if not np.isfinite(wave).all():
+            raise ValueError(f"wave {index} holds NaN or infinity")
+    if chunk_frames is not None and chunk_frames < 1:
+        raise ValueError(f"chunk_frames is {chunk_frames}; at least 1, or None for the whole signal")
+    if left_context_frames < 0:
+        raise ValueError(f"left_context_frames is {left_context_frames}; at least 0")
