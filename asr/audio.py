@@ -151,8 +151,8 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
 class _WholeMp3:
     """An MP3 that libsndfile reads to its real end, by pretending to be very long.
 
-    libsndfile otherwise computes where to stop, from a Xing header or from the first frame's bit rate, and so drops
-    most of a variable-rate file without the header, and all but the first of joined files.
+    libsndfile otherwise computes where to stop, from a Xing header or from the first frame's bit rate, and so
+    drops most of a variable-rate file that lacks the header, and all but the first of joined files.
     """
 
     EXTRA_BYTES = 1 << 34

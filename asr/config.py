@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 FORMAT_VERSION = 1
+# Written anew with every folder, so never carried along.
+DERIVED_FIELDS = {"model_type", "architectures", "dtype", "torch_dtype", "attention", "format_version"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class ModelConfig:
             raise ValueError(f"format_version is {version!r}, this version reads {FORMAT_VERSION}")
         known = {f.name for f in fields(cls)} - {"attention", "extra"}
         ours = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-        extra = {k: v for k, v in values.items() if k not in known | {"attention", "format_version"}}
+        extra = {k: v for k, v in values.items() if k not in known | DERIVED_FIELDS}
         return cls(**ours, attention=Attention.from_dict(values.get("attention", {})), extra=extra)
 
     def to_dict(self) -> dict[str, Any]:

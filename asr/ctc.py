@@ -163,8 +163,8 @@ def _words_of_runs(runs: Iterable[_Run]) -> Iterator[list[_Run]]:
 def _word(runs: list[_Run], vocabulary: Vocabulary, seconds_per_frame: float) -> Word:
     return Word(
         word="".join(vocabulary.tokens[run.token] for run in runs if run.token is not None),
-        start=runs[0].first * seconds_per_frame,
-        end=(runs[-1].last + 1) * seconds_per_frame,
+        start=round(runs[0].first * seconds_per_frame, 6),
+        end=round((runs[-1].last + 1) * seconds_per_frame, 6),
         confidence=min(run.confidence for run in runs),
     )
 

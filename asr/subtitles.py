@@ -1,0 +1,113 @@
+"""Words with times to subtitles: cues of readable length, in SubRip (srt) and WebVTT (vtt)."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asr.ctc import Word
+
+LINE_CHARACTERS = 42
+MAX_CUE_S = 7.0
+MIN_CUE_S = 1.0
+# Longer than the gaps that spiking letters leave inside fluent speech (see asr/ctc.py).
+PAUSE_S = 0.8
+# CTC words end before their sound does, and a reader is glad of a moment.
+LINGER_S = 0.3
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What stands on the screen from `start` to `end` seconds: one or two lines, and the words in them."""
+
+    start: float
+    end: float
+    lines: list[str]
+    words: list[Word]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.lines)
+
+
+def cues(words: Sequence[Word]) -> list[Cue]:
+    """Group words, in their order, into cues.
+
+    A cue has at most two lines of 42 characters (a longer word keeps a line to itself) and lasts at most 7 s. Speech
+    is cut at every pause of 0.8 s, and what is still too long at its longest gap near the middle. A cue stays a
+    moment after its last word, at least a second in all, where the next cue leaves room for that.
+    """
+    groups = [part for phrase in _phrases(words) for part in _split(phrase)]
+    starts = [group[0].start for group in groups[1:]] + [float("inf")]
+    return [_cue(group, next_start) for group, next_start in zip(groups, starts, strict=True)]
+
+
+def srt(words: Sequence[Word]) -> str:
+    """Return a SubRip document; empty when there are no words."""
+    blocks = (
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n" + "\n".join(cue.lines) + "\n"
+        for number, cue in enumerate(cues(words), start=1)
+    )
+    return "\n".join(blocks)
+
+
+def vtt(words: Sequence[Word]) -> str:
+    """Return a WebVTT document; only its header when there are no words."""
+    blocks = (
+        f"\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n"
+        + html.escape("\n".join(cue.lines), quote=False)
+        + "\n"
+        for cue in cues(words)
+    )
+    return "WEBVTT\n" + "".join(blocks)
+
+
+def _phrases(words: Sequence[Word]) -> list[list[Word]]:
+    phrases: list[list[Word]] = []
+    for word in words:
+        if phrases and word.start - phrases[-1][-1].end < PAUSE_S:
+            phrases[-1].append(word)
+        else:
+            phrases.append([word])
+    return phrases
+
+
+def _split(words: list[Word]) -> list[list[Word]]:
+    if len(words) == 1 or _fits(words):
+        return [words]
+    cut = _cut(words)
+    return _split(words[:cut]) + _split(words[cut:])
+
+
+def _fits(words: list[Word]) -> bool:
+    spoken_s = words[-1].end - words[0].start
+    return spoken_s + LINGER_S <= MAX_CUE_S and max(map(len, _lines(words))) <= LINE_CHARACTERS
+
+
+def _cut(words: list[Word]) -> int:
+    """The longest gap of the middle half; of gaps alike, the one nearest to the middle."""
+    middle = len(words) / 2
+    allowed = range(max(1, len(words) // 4), max(2, len(words) - len(words) // 4))
+    return max(allowed, key=lambda cut: (words[cut].start - words[cut - 1].end, -abs(cut - middle)))
+
+
+def _lines(words: list[Word]) -> list[str]:
+    """One line where it is short enough, else the two whose longer one is shortest."""
+    text = " ".join(word.word for word in words)
+    if len(text) <= LINE_CHARACTERS or len(words) == 1:
+        return [text]
+    breaks = [index for index, character in enumerate(text) if character == " "]
+    best = min(breaks, key=lambda index: max(index, len(text) - index - 1))
+    return [text[:best], text[best + 1 :]]
+
+
+def _cue(words: list[Word], next_start: float) -> Cue:
+    start = words[0].start
+    wished = max(words[-1].end + LINGER_S, start + MIN_CUE_S)
+    return Cue(start, min(wished, next_start, start + MAX_CUE_S), _lines(words), words)
+
+
+def _clock(seconds: float, decimal_mark: str) -> str:
+    minutes, ms = divmod(round(seconds * 1000), 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{ms // 1000:02d}{decimal_mark}{ms % 1000:03d}"
