@@ -117,6 +117,7 @@ def fill(new: MultiHeadLatentAttention, old: MultiHeadAttention, statistics: Sta
     new.linear_out.bias.add_(old.linear_out.weight.double() @ lost)
 
 
+@torch.no_grad()
 def layer_report(model: ConformerCTC, latent_model: ConformerCTC, statistics: list[Statistics] | None) -> list[dict]:
     """Per layer: rank, and the relative output error (Frobenius) of K and V over the calibration inputs."""
     rows = []
