@@ -90,11 +90,11 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor, chunk_frames: int | None) -> Tensor:
         """[B, T, D], bool [B, T] -> [B, T, D]. With `chunk_frames`, nothing beyond a frame's own chunk is seen."""
-        x = self.layer_norm(x).transpose(1, 2)
-        x = F.glu(self.pointwise_conv1(x), dim=1) * valid[:, None]
+        gated = F.glu(pointwise(self.pointwise_conv1, self.layer_norm(x))) * valid[..., None]
+        x = gated.transpose(1, 2)
         x = self.depthwise(x) if chunk_frames is None else self.depthwise_in_chunks(x, chunk_frames)
-        x = self.activation(self.norm(x, valid))
-        return self.dropout(self.pointwise_conv2(x).transpose(1, 2))
+        x = self.activation(self.norm(x.transpose(1, 2), valid))
+        return self.dropout(pointwise(self.pointwise_conv2, x))
 
     def depthwise(self, x: Tensor) -> Tensor:
         """[B, D, T] -> [B, D, T], 15 frames to either side."""
@@ -115,10 +115,14 @@ class ConvolutionModule(nn.Module):
         return out.transpose(1, 2).flatten(2)[..., :frames]
 
     def norm(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Batch norm of [B, D, T]; in training its statistics are those of the valid frames alone."""
+        """Batch norm of [B, T, D]; in training its statistics are those of the valid frames alone."""
         if not self.training:
-            return self.batch_norm(x)
-        frames = x.transpose(1, 2)
-        normed = torch.zeros_like(frames, dtype=torch.float32)
-        normed[valid] = self.batch_norm(frames[valid].float())
-        return normed.to(x.dtype).transpose(1, 2)
+            return self.batch_norm(x.flatten(0, 1)).view_as(x)
+        normed = torch.zeros_like(x, dtype=torch.float32)
+        normed[valid] = self.batch_norm(x[valid].float())
+        return normed.to(x.dtype)
+
+
+def pointwise(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """A convolution of kernel 1 on [B, T, D], as the matrix product that it is; its parameters keep their names."""
+    return F.linear(x, conv.weight[:, :, 0], conv.bias)

@@ -39,8 +39,8 @@ def cues(words: Sequence[Word]) -> list[Cue]:
     moment after its last word, at least a second in all, where the next cue leaves room for that.
     """
     groups = [part for phrase in _phrases(words) for part in _split(phrase)]
-    starts = [group[0].start for group in groups[1:]] + [float("inf")]
-    return [_cue(group, next_start) for group, next_start in zip(groups, starts, strict=True)]
+    followers = [*groups[1:], None]
+    return [_cue(group, follower) for group, follower in zip(groups, followers, strict=False)]
 
 
 def srt(words: Sequence[Word]) -> str:
@@ -102,10 +102,10 @@ def _lines(words: list[Word]) -> list[str]:
     return [text[:best], text[best + 1 :]]
 
 
-def _cue(words: list[Word], next_start: float) -> Cue:
+def _cue(words: list[Word], follower: list[Word] | None) -> Cue:
     start = words[0].start
-    wished = max(words[-1].end + LINGER_S, start + MIN_CUE_S)
-    return Cue(start, min(wished, next_start, start + MAX_CUE_S), _lines(words), words)
+    wished = min(max(words[-1].end + LINGER_S, start + MIN_CUE_S), start + MAX_CUE_S)
+    return Cue(start, min(wished, follower[0].start) if follower else wished, _lines(words), words)
 
 
 def _clock(seconds: float, decimal_mark: str) -> str:

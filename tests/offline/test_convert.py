@@ -48,6 +48,7 @@ def test_a_latent_as_wide_as_the_model_is_lossless(calibrated: bool, tiny_folder
         assert np.abs(one - other).max() < 1e-4
 
 
+@torch.no_grad()
 def test_calibration_beats_plain_svd(tiny_folder, manifest: Path) -> None:
     mha = load(tiny_folder("mha"), device="cpu")
     statistics = calibrate(mha.model, [manifest], 6)

@@ -1,0 +1,97 @@
+# mla-asr: `make` lists what there is. Every target sets up what it needs first.
+
+VENV   ?= .venv
+# A Python 3.11 or 3.12 to make the virtual environment with.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+# Another torch than constraints.txt holds, as pip names it: make setup TORCH='torch==2.12.0'
+TORCH  ?=
+# A package index to look for torch on as well: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+HOST   ?= 0.0.0.0
+PORT   ?= 8000
+# What to serve, as name=folder-or-hub-id pairs; the two bundled models when empty.
+MODELS ?=
+# Hours of speech to make for training, and more arguments for the training of the bundled model.
+HOURS      ?= 8
+TRAIN_ARGS ?=
+# More arguments for the command that a target runs: make test ARGS='-k audio'
+ARGS   ?=
+
+RUN := $(VENV)/bin/python
+EXTRAS_service   := av,hub,service
+EXTRAS_dev       := av,hub,service,offline,dev
+EXTRAS_synthesis := av,hub,offline,synthesis
+TOOLS := espeak-ng flite fortunes ffmpeg sox
+INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint format synthesize bundled docs tools clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@echo "Variables: VENV PYTHON TORCH TORCH_INDEX HOST PORT MODELS HOURS TRAIN_ARGS ARGS: see the top of the Makefile."
+
+setup: $(VENV)/.installed-dev ## make the virtual environment .venv with all that serving, training and testing need
+	@echo "Ready: $(RUN)"
+
+serve: $(VENV)/.installed-service ## serve mha and mla on port 8000 (HOST= PORT= MODELS=)
+	$(RUN) -m service --host $(HOST) --port $(PORT) $(if $(MODELS),--models '$(MODELS)') $(ARGS)
+
+test: $(VENV)/.installed-dev ## run the tests (make tools first for those that need speech engines)
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## check style and types, change nothing
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(VENV)/.installed-dev ## put the code into the project's format
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in data/speech (HOURS=); resumes
+	$(RUN) -m offline.synthesize --output_dir data/speech --hours $(HOURS) $(ARGS)
+
+# The bundled models, from nothing. Stopped anywhere, it goes on where it was.
+bundled: synthesize ## train mha on data/speech, convert it to mla, write both to asr/bundled (hours on 2 cores)
+	$(RUN) -m offline.train --train_manifest data/speech/train.jsonl --dev_manifest data/speech/dev.jsonl \
+	  --output_dir runs/mha $(TRAIN_ARGS)
+	$(RUN) -c 'import json; from asr import checkpoint; report = json.load(open("runs/mha/best/report.json")); \
+	  checkpoint.save(*checkpoint.load("runs/mha/best"), "asr/bundled/mha", report)'
+	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --cache_reduction 0.75 \
+	  --calibration_manifest data/speech/train.jsonl
+
+docs: $(VENV)/.installed-dev ## write the library's reference to site/
+	$(RUN) -m pdoc --docformat google --output-directory site asr
+	@echo "Written: site/index.html"
+
+tools: ## install the Debian packages for synthesis and all tests: espeak-ng flite fortunes ffmpeg sox
+	@missing=$$(for tool in $(TOOLS); do dpkg -s $$tool >/dev/null 2>&1 || echo $$tool; done); \
+	test -n "$$missing" || { echo "Installed already: $(TOOLS)"; exit 0; }; \
+	as_root=$$(test $$(id -u) = 0 || echo sudo); \
+	echo "Installing with apt-get:" $$missing; \
+	$$as_root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -qq -y $$missing
+
+clean: ## remove caches, the reference and .venv; keeps data/ and runs/
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis site dist
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+# One stamp for each set of extras, so that packages are installed once, and again when these files change.
+$(INSTALLED): $(VENV)/.installed-%: pyproject.toml constraints.txt | $(RUN)
+	@echo "Installing the packages for '$*' into $(VENV) (torch is large: this can take some minutes)"
+	@sed 's|^torch==.*|$(if $(TORCH),$(TORCH),&)|' constraints.txt > $(VENV)/constraints.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[$(EXTRAS_$*)]'
+	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-service)
+
+$(RUN):
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found. Debian 12: apt-get install python3 python3-venv." \
+	  "Elsewhere: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments. Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making the virtual environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@command -v nvidia-smi >/dev/null || echo "No GPU found. If pip is about to fetch gigabytes of CUDA packages, stop it" \
+	  "and run: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu"

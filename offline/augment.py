@@ -1,0 +1,137 @@
+"""Makes one clean recording into many: speed, room, channel, noise, level, silence.
+
+Every draw comes from the Generator passed in, so the same generator state gives the same samples.
+Waves are float32 [samples] mono at 16 kHz. The whole costs about 2 ms for a second of audio on one core.
+
+>>> wave = np.zeros(16_000, np.float32)
+>>> augment(wave, np.random.default_rng(1)).dtype
+dtype('float32')
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
+from scipy.signal import oaconvolve
+
+SAMPLE_RATE = 16_000
+Wave = NDArray[np.float32]
+
+SPEED_SHARE, ROOM_SHARE, CHANNEL_SHARE, NOISE_SHARE = 0.6, 0.3, 0.5, 0.5
+TELEPHONE_SHARE, BABBLE_SHARE, SILENCE_SHARE = 0.3, 0.2, 0.4
+
+
+def augment(
+    wave: Wave,
+    rng: np.random.Generator,
+    strength: float = 1.0,
+    babble: Callable[[np.random.Generator], Wave] | None = None,
+) -> Wave:
+    """Returns a changed copy of wave, float32 [about 0.85 to 1.18 times the samples, plus silence].
+
+    strength scales the chance of each effect (0: none; 1: the shares above; at most 1.5 is sensible).
+    babble, if given, returns the speech of somebody else, for one kind of noise.
+    """
+
+    def chosen(chance: float) -> bool:
+        return bool(rng.random() < chance * strength)
+
+    if chosen(SPEED_SHARE):
+        wave = speed(wave, rng.uniform(0.85, 1.15))
+    if chosen(SILENCE_SHARE):
+        wave = silence(wave, rng.uniform(0, 0.5), rng.uniform(0, 0.5))
+    if chosen(ROOM_SHARE):
+        wave = reverberate(wave, rng)
+    if chosen(NOISE_SHARE):
+        other = babble(rng) if babble is not None and chosen(BABBLE_SHARE) else None
+        wave = add_noise(wave, rng, snr_db=rng.uniform(5, 30), babble=other)
+    if chosen(CHANNEL_SHARE):
+        wave = telephone(wave) if chosen(TELEPHONE_SHARE) else equalise(wave, rng)
+    if strength > 0:
+        wave = gain(wave, rng.uniform(-20, 6))
+    return np.ascontiguousarray(wave, np.float32)
+
+
+def speed(wave: Wave, factor: float) -> Wave:
+    """Plays wave factor times as fast, pitch and formants along with it."""
+    return soxr.resample(wave, SAMPLE_RATE * factor, SAMPLE_RATE, quality="LQ").astype(np.float32)
+
+
+def silence(wave: Wave, before_s: float, after_s: float) -> Wave:
+    """Adds digital silence on both sides."""
+    return np.pad(wave, (int(before_s * SAMPLE_RATE), int(after_s * SAMPLE_RATE)))
+
+
+def gain(wave: Wave, gain_db: float) -> Wave:
+    """Scales wave and clips it to [-1, 1], as a recorder does."""
+    return np.clip(wave * np.float32(10 ** (gain_db / 20)), -1, 1)
+
+
+def reverberate(wave: Wave, rng: np.random.Generator) -> Wave:
+    """Convolves with a made-up room: direct sound, then noise that decays by 60 dB in 0.1 to 0.6 s."""
+    decay_s = rng.uniform(0.1, 0.6)
+    samples = int(decay_s * SAMPLE_RATE)
+    tail = rng.standard_normal(samples, np.float32)
+    tail *= np.exp(np.linspace(0, -np.log(1000), samples, dtype=np.float32))
+    direct_to_reverberant_db = rng.uniform(-3, 12)
+    tail *= np.float32(10 ** (-direct_to_reverberant_db / 20)) / np.linalg.norm(tail)
+    tail[0] = 1
+    return oaconvolve(wave, tail)[: len(wave)].astype(np.float32)
+
+
+def add_noise(wave: Wave, rng: np.random.Generator, snr_db: float, babble: Wave | None = None) -> Wave:
+    """Adds noise whose power falls as 1/f^a, a in 0 (white) to 2 (brown), or someone's speech, at snr_db."""
+    noise = _coloured(len(wave), rng) if babble is None else np.resize(babble, len(wave))
+    level = _rms(wave) * 10 ** (-snr_db / 20) / max(_rms(noise), 1e-8)
+    return wave + noise * np.float32(level)
+
+
+def telephone(wave: Wave) -> Wave:
+    """Passes 300 to 3400 Hz and quantises to 8-bit mu-law (G.711's curve), peak at full scale."""
+    narrow = _shape(wave, lambda hz: _low_pass(hz, 3400) * _high_pass(hz, 300))
+    peak = max(float(np.abs(narrow).max(initial=0)), 1e-6)
+    compressed = np.sign(narrow) * np.log1p(255 * np.abs(narrow) / peak) / np.log(256)
+    levels = np.round(compressed * 127) / 127
+    return (np.sign(levels) * np.expm1(np.abs(levels) * np.log(256)) / 255 * peak).astype(np.float32)
+
+
+def equalise(wave: Wave, rng: np.random.Generator) -> Wave:
+    """Colours the spectrum as a microphone does: up to 8 dB in six bands, and maybe a low-pass at 3 to 7 kHz."""
+    centres_hz = np.array([60, 250, 700, 1800, 4000, 8000])
+    gains_db = rng.uniform(-8, 8, len(centres_hz))
+    cutoff_hz = rng.uniform(3000, 7000) if rng.random() < 0.5 else 20_000
+
+    def response(hz: NDArray[np.float64]) -> NDArray[np.float64]:
+        bands = np.interp(np.log(hz + 1), np.log(centres_hz + 1), gains_db)
+        return 10 ** (bands / 20) * _low_pass(hz, cutoff_hz)
+
+    return _shape(wave, response)
+
+
+def _low_pass(hz: NDArray[np.float64], cutoff_hz: float) -> NDArray[np.float64]:
+    return 1 / np.sqrt(1 + (hz / cutoff_hz) ** 16)
+
+
+def _high_pass(hz: NDArray[np.float64], cutoff_hz: float) -> NDArray[np.float64]:
+    return 1 / np.sqrt(1 + (cutoff_hz / np.maximum(hz, 1)) ** 8)
+
+
+def _shape(wave: Wave, response: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Wave:
+    """Multiplies the spectrum of wave by response(frequencies in Hz)."""
+    size = next_fast_len(len(wave) + 256, real=True)
+    gains = response(rfftfreq(size, 1 / SAMPLE_RATE)).astype(np.float32)
+    return irfft(rfft(wave, size) * gains, size)[: len(wave)].astype(np.float32)
+
+
+def _coloured(samples: int, rng: np.random.Generator) -> Wave:
+    size = next_fast_len(max(samples, 2), real=True)
+    slope = rng.uniform(0, 1)
+    hz = np.maximum(rfftfreq(size, 1 / SAMPLE_RATE), 20).astype(np.float32)
+    spectrum = rng.standard_normal((len(hz), 2), np.float32).view(np.complex64)[:, 0]
+    return irfft(spectrum * hz**-slope, size)[:samples].astype(np.float32)
+
+
+def _rms(wave: Wave) -> float:
+    return float(np.sqrt(np.mean(wave * wave))) if len(wave) else 0.0

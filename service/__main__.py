@@ -1,0 +1,105 @@
+"""`python -m service`: serve until told to stop, then finish what was accepted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.app import create_app
+from service.settings import Settings
+from service.transcription import Transcription
+
+log = logging.getLogger("service")
+
+
+class DrainingServer(uvicorn.Server):
+    """On SIGTERM answers 503 to new requests for a while, so that whoever routes to it notices; then stops.
+
+    A second signal, or Ctrl-C, skips the while; accepted requests still finish.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Transcription) -> None:
+        super().__init__(config)
+        self._service = service
+        self._stop_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and not self._service.draining:
+            self._service.draining = True
+            self._stop_at = time.monotonic() + self._service.settings.drain_delay_s
+        elif self.should_exit:
+            self.force_exit = True
+        else:
+            self._service.draining = self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stop_at and time.monotonic() >= self._stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def main(argv: list[str]) -> int:
+    """Run the server; the exit status."""
+    try:
+        settings = CliApp.run(Settings, cli_args=spelled(argv))
+    except ValidationError as error:
+        print("python -m service: error:", *_reasons(error), sep="\n  ", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for name in sorted(os.environ):
+        if name.startswith("MLA_ASR_") and name.removeprefix("MLA_ASR_").lower() not in Settings.model_fields:
+            log.warning("%s is no setting; --help lists them", name)
+    if settings.spool_dir:
+        tempfile.tempdir = str(settings.spool_dir)  # the form parser's files too
+    app = create_app(settings)
+    server = DrainingServer(_config(app, settings), app.state.service)
+    server.run()
+    return 0 if server.started else 3
+
+
+def _config(app: object, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_timeout_s,
+    )
+
+
+def _reasons(error: ValidationError) -> list[str]:
+    def reason(option: str, given: object, message: str) -> str:
+        return f"--{option.replace('_', '-')} is {given!r}: {message.removeprefix('Value error, ')}"
+
+    return [reason(str(e["loc"][0]), e["input"], e["msg"]) for e in error.errors(include_url=False)]
+
+
+def spelled(argv: list[str]) -> list[str]:
+    """Accept --max_audio_s for --max-audio-s, and `--models a=b c=d` for `--models a=b --models c=d`."""
+    words: list[str] = []
+    option = ""
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            option = name.replace("_", "-")
+            word = option + equals + value
+        elif option == "--models" and words[-1] != option:
+            words.append(option)
+        words.append(word)
+    return words
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,53 @@
+"""A transcript in the format that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from asr import Transcript, subtitles
+from service.engine import Answer
+from service.schemas import Segment, Timing, TranscribeOptions, Transcription, Word
+
+
+def render(options: TranscribeOptions, answer: Answer, language: str) -> Response:
+    """The answer's HTTP response, in `options.response_format` and `options.case`."""
+    transcript = _in_case(answer.transcript, options.case)
+    if options.response_format == "text":
+        return PlainTextResponse(transcript.text + "\n")
+    if options.response_format == "srt":
+        return Response(subtitles.srt(transcript.words), media_type="application/x-subrip; charset=utf-8")
+    if options.response_format == "vtt":
+        return Response(subtitles.vtt(transcript.words), media_type="text/vtt; charset=utf-8")
+    return JSONResponse(_json(options, answer, transcript, language))
+
+
+def _json(
+    options: TranscribeOptions, answer: Answer, transcript: Transcript, language: str
+) -> dict[str, Any]:
+    verbose = options.response_format == "verbose_json"
+    times = options.timestamp_granularities or (["segment"] if verbose else [])
+    body = Transcription(
+        task="transcribe" if verbose else None,
+        text=transcript.text,
+        model=options.model,
+        language=language,
+        duration=round(transcript.duration_s, 4),
+        words=[Word(**asdict(word)) for word in transcript.words] if "word" in times else None,
+        segments=_segments(transcript) if "segment" in times else None,
+        timing=Timing(queue_s=answer.queue_s, inference_s=answer.inference_s, batch_size=answer.batch_size),
+    )
+    return body.model_dump(exclude_none=True)
+
+
+def _segments(transcript: Transcript) -> list[Segment]:
+    cues = subtitles.cues(transcript.words)
+    return [Segment(id=i, start=cue.start, end=cue.end, text=cue.text) for i, cue in enumerate(cues)]
+
+
+def _in_case(transcript: Transcript, case: str) -> Transcript:
+    fold = str.lower if case == "lower" else str.upper
+    words = [replace(word, word=fold(word.word)) for word in transcript.words]
+    return replace(transcript, text=fold(transcript.text), words=words)

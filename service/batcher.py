@@ -1,0 +1,219 @@
+"""Which clips run together, and when: a bounded queue per model, and batches of bounded cost.
+
+Knows no model, no torch and no web framework. Requests are submitted from any thread; one engine thread takes
+batches. Nothing ever waits for a timer: whoever is queued when the engine asks goes.
+
+- Cost: padded frames, `longest clip x clips <= max_batch_frames` (a longer clip runs alone).
+- Membership: the oldest request is always in, so nobody starves; the rest are the nearest in length out of the
+  `window` oldest, so little is padding.
+- Between models: start-time fair queueing, by device time used (Goyal et al. 1996).
+- Bound: `max_queue_audio_s` of waiting audio; beyond it `Overloaded`. A single clip always fits an empty queue.
+- Cancelled and expired requests leave the queue at once or when a batch is formed; they never reach the engine.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.errors import DeadlineExceeded, Overloaded, Unavailable
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds the queue and a batch; `window` is how many of the oldest requests a batch is chosen from."""
+
+    max_batch_frames: int = 6_000
+    max_batch_items: int = 32
+    max_queue_audio_s: float = 3600.0
+    window: int = 64
+
+
+@dataclass(eq=False)
+class Job:
+    """A clip on its way through the device; times are of `time.monotonic()`.
+
+    `wave` is opaque here. `future` gets the engine's answer, or the reason why there is none.
+    """
+
+    model: str
+    wave: Any
+    frames: int
+    audio_s: float
+    deadline: float
+    submitted: float = field(default_factory=time.monotonic)
+    future: Future[Any] = field(default_factory=Future)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs of one model that run together, oldest first."""
+
+    model: str
+    jobs: list[Job]
+
+    @property
+    def padded_frames(self) -> int:
+        return max(job.frames for job in self.jobs) * len(self.jobs)
+
+    @property
+    def frames(self) -> int:
+        return sum(job.frames for job in self.jobs)
+
+    @property
+    def audio_s(self) -> float:
+        return sum(job.audio_s for job in self.jobs)
+
+
+@dataclass
+class _Lane:
+    """The queue of one model; `used_s` is its device time, in the virtual time of fair queueing."""
+
+    jobs: list[Job] = field(default_factory=list)
+    used_s: float = 0.0
+    running: int = 0
+
+
+class Batcher:
+    """The queue between the requests and the engine thread."""
+
+    def __init__(self, models: Iterable[str], limits: Limits) -> None:
+        self.limits = limits
+        self._lanes = {model: _Lane() for model in models}
+        self._changed = threading.Condition(threading.RLock())
+        self._closed = False
+        self._audio_s_per_s = 10.0  # a guess, replaced by what the engine achieves
+
+    def submit(self, job: Job) -> None:
+        """Queue `job`.
+
+        Raises:
+            Overloaded: the bound on waiting audio is reached.
+            Unavailable: closed for shutdown.
+        """
+        with self._changed:
+            self.check_open(job.audio_s)
+            lane = self._lanes[job.model]
+            if not lane.jobs and not lane.running:
+                lane.used_s = max(lane.used_s, self._virtual_now())
+            lane.jobs.append(job)
+            self._changed.notify()
+        job.future.add_done_callback(lambda _: self._forget(job))
+
+    def check_open(self, audio_s: float = 0.0) -> None:
+        """Raise what `submit` would for a clip of `audio_s`: to refuse early, before an upload is read."""
+        with self._changed:
+            waiting_s = self.queued_audio_s()
+            if self._closed:
+                raise Unavailable("the server is shutting down", code="draining")
+            if waiting_s and waiting_s + audio_s > self.limits.max_queue_audio_s:
+                raise Overloaded(
+                    f"{waiting_s:.0f} s of audio are waiting already; the limit is "
+                    f"{self.limits.max_queue_audio_s:g} s (max_queue_audio_s)",
+                    retry_after_s=min(60.0, waiting_s / self._audio_s_per_s),
+                )
+
+    def take(self, wait_s: float) -> Batch | None:
+        """Return the next batch, marked as running; None when nothing came within `wait_s`, or closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._busy(), wait_s)
+            expired = self._drop_expired()
+            batch = self._form()
+        for job in expired:
+            _fail(job, DeadlineExceeded("the deadline passed before the request's turn came"))
+        return batch
+
+    def finish(self, batch: Batch, device_s: float) -> None:
+        """Account for a batch that ran for `device_s`."""
+        with self._changed:
+            lane = self._lanes[batch.model]
+            lane.running -= len(batch.jobs)
+            lane.used_s += device_s
+            if device_s > 0 and batch.audio_s > 0:
+                self._audio_s_per_s += 0.2 * (batch.audio_s / device_s - self._audio_s_per_s)
+
+    def close(self) -> None:
+        """Refuse new jobs; those queued can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def fail_all(self, error: Exception) -> None:
+        """Give up: refuse new jobs and answer every queued one with `error`."""
+        self.close()
+        with self._changed:
+            jobs = [job for lane in self._lanes.values() for job in lane.jobs]
+        for job in jobs:
+            _fail(job, error)
+
+    @property
+    def drained(self) -> bool:
+        with self._changed:
+            return self._closed and not self._busy()
+
+    def waiting(self, model: str) -> int:
+        return len(self._lanes[model].jobs)
+
+    def running(self, model: str) -> int:
+        return self._lanes[model].running
+
+    def queued_audio_s(self, model: str | None = None) -> float:
+        with self._changed:
+            lanes = self._lanes.values() if model is None else [self._lanes[model]]
+            return sum(job.audio_s for lane in lanes for job in lane.jobs)
+
+    def _busy(self) -> bool:
+        return any(lane.jobs for lane in self._lanes.values())
+
+    def _virtual_now(self) -> float:
+        """Virtual time of a lane that wakes up: that of the least served busy one, so idling earns no credit."""
+        busy = [lane.used_s for lane in self._lanes.values() if lane.jobs or lane.running]
+        return min(busy) if busy else max(lane.used_s for lane in self._lanes.values())
+
+    def _forget(self, job: Job) -> None:
+        with self._changed:
+            jobs = self._lanes[job.model].jobs
+            if job in jobs:
+                jobs.remove(job)
+
+    def _drop_expired(self) -> list[Job]:
+        now = time.monotonic()
+        expired = []
+        for lane in self._lanes.values():
+            expired += [job for job in lane.jobs if job.deadline <= now]
+            lane.jobs = [job for job in lane.jobs if job.deadline > now]
+        return expired
+
+    def _form(self) -> Batch | None:
+        while self._busy():
+            model, lane = min(
+                ((model, lane) for model, lane in self._lanes.items() if lane.jobs),
+                key=lambda item: item[1].used_s,
+            )
+            chosen = choose(lane.jobs[: self.limits.window], self.limits)
+            lane.jobs = [job for job in lane.jobs if job not in chosen]
+            live = [job for job in chosen if job.future.set_running_or_notify_cancel()]
+            if live:
+                lane.running += len(live)
+                return Batch(model, live)
+        return None
+
+
+def choose(jobs: list[Job], limits: Limits) -> list[Job]:
+    """Return the first of `jobs` and those nearest to it in length that fit the cost, in their given order."""
+    head, longest, chosen = jobs[0], jobs[0].frames, {id(jobs[0])}
+    for job in sorted(jobs[1:], key=lambda job: abs(job.frames - head.frames)):
+        padded = max(longest, job.frames) * (len(chosen) + 1)
+        if len(chosen) < limits.max_batch_items and padded <= limits.max_batch_frames:
+            longest = max(longest, job.frames)
+            chosen.add(id(job))
+    return [job for job in jobs if id(job) in chosen]
+
+
+def _fail(job: Job, error: Exception) -> None:
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_exception(error)

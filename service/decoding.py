@@ -1,0 +1,185 @@
+"""Uploads to samples, in a few processes of their own: a decoder that hangs or crashes takes nothing with it.
+
+Samples come back as a file that is mapped, not as bytes through a pipe, so an hour of sound costs the event loop no
+more than a second of it. A worker whose client left, whose time is up, or that died, is killed and replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+
+from asr.audio import AudioError, read
+from service.errors import ApiError, BadRequest, DeadlineExceeded, TooLarge, Unavailable
+
+log = logging.getLogger(__name__)
+
+Task = tuple[Path, Path, float]  # source, target, max_audio_s
+Refusal = tuple[str, str]  # code, message for the client
+RETRY_S = 1.0
+NO_SPACE = "no_disk_space"
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+
+
+class DecodePool:
+    """`workers` processes, each decoding one upload at a time; further uploads wait their turn."""
+
+    def __init__(self, workers: int, *, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["service.decoding"])
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._workers: set[_Worker] = set()
+        self._size = workers
+        self._closed = False
+        self.ready = False  # whether the latest worker that should have started did
+
+    def start(self) -> None:
+        """Start the workers in the background. Call it with the event loop running."""
+        self._loop = asyncio.get_running_loop()
+        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+        for _ in range(self._size):
+            self._start_worker()
+
+    def close(self) -> None:
+        """End all workers. Blocks for as long as that takes."""
+        self._closed = True
+        for worker in list(self._workers):
+            worker.process.kill()
+        self._threads.shutdown(wait=True)
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+
+    async def decode(self, source: Path, target: Path, *, max_audio_s: float) -> np.ndarray:
+        """Decode the file `source`.
+
+        Returns:
+            float32 [samples], mono at 16 kHz, mapped from `target` (which may be unlinked while it is in use).
+
+        Raises:
+            BadRequest, TooLarge: the upload is no audio, empty, unsupported, or longer than `max_audio_s`.
+            DeadlineExceeded: it took longer than the pool's `timeout_s`.
+        """
+        worker = await self._live_worker()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                refusal = await self._loop.run_in_executor(
+                    self._threads, _ask, worker.connection, (source, target, max_audio_s)
+                )
+        except BaseException as error:
+            self._replace(worker)
+            raise _error_of(error, self._timeout_s) from None
+        self._idle.put_nowait(worker)
+        if refusal:
+            raise _refused(*refusal)
+        wave: np.ndarray = np.load(target, mmap_mode="c")
+        return wave
+
+    async def _live_worker(self) -> _Worker:
+        while not (worker := await self._idle.get()).process.is_alive():
+            log.error("a decoding process died while it was idle")
+            self._replace(worker)
+        return worker
+
+    def _start_worker(self) -> None:
+        if self._closed:
+            return
+        self._threads.submit(self._spawn).add_done_callback(self._started)
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.process.kill()
+        self._workers.discard(worker)
+        self._start_worker()
+
+    def _spawn(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs,), name="decode", daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _started(self, future: Future[_Worker]) -> None:
+        if error := future.exception():
+            log.critical("a decoding process did not start; trying again in %g s", RETRY_S, exc_info=error)
+            self.ready = False
+            if not self._closed:
+                self._loop.call_soon_threadsafe(self._loop.call_later, RETRY_S, self._start_worker)
+            return
+        worker = future.result()
+        self._workers.add(worker)
+        self.ready = True
+        if self._closed:
+            worker.process.kill()
+        else:
+            self._loop.call_soon_threadsafe(self._idle.put_nowait, worker)
+
+
+def _ask(connection: Connection, task: Task) -> Refusal | None:
+    connection.send(task)
+    refusal: Refusal | None = connection.recv()
+    return refusal
+
+
+def _error_of(error: BaseException, timeout_s: float) -> BaseException:
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded(
+            f"decoding took longer than {timeout_s:g} s (decode_timeout_s)", code="decode_timeout"
+        )
+    if isinstance(error, EOFError | OSError):
+        log.error("a decoding process died over an upload")
+        return BadRequest("the audio could not be decoded", code="not_audio", param="file")
+    return error
+
+
+def _refused(code: str, message: str) -> ApiError:
+    if code == NO_SPACE:
+        log.error("no room for decoded audio: %s", message)
+        return Unavailable("the server has no room for the decoded audio", code=code)
+    if code == "too_long":
+        return TooLarge(f"{message} (max_audio_s)", code="audio_too_long", param="file")
+    return BadRequest(message, code=code, param="file")
+
+
+def _work(connection: Connection) -> None:
+    """A worker's life. Signals are for the parent: it ends its workers when the last request is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        try:
+            task: Task = connection.recv()
+        except EOFError:
+            return
+        connection.send(_decode(*task))
+
+
+def _decode(source: Path, target: Path, max_audio_s: float) -> Refusal | None:
+    try:
+        # By descriptor, so that messages do not name our file.
+        with open(os.open(source, os.O_RDONLY), "rb") as file:
+            wave = read(file, max_duration_s=max_audio_s)
+    except AudioError as error:
+        return error.code, str(error)
+    except Exception:
+        log.exception("a decoder failed in an unforeseen way")
+        return "not_audio", "the audio could not be decoded"
+    try:
+        np.save(target, wave)
+    except OSError as error:
+        return NO_SPACE, str(error)
+    return None

@@ -1,0 +1,192 @@
+"""The one thread that owns the device: it loads the models, warms them up and runs every batch.
+
+Whatever happens to a batch, each of its requests gets an answer: its transcript, or the error. A batch that fails is
+run again clip by clip, so that one bad clip, or too little memory for all at once, does not fail its neighbours.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from service.batcher import Batch, Batcher, Job
+from service.errors import ApiError, Unavailable
+from service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+WARM_UP_SAMPLES = 16_000
+IDLE_S = 0.25  # how often an idle engine shows that it lives
+
+
+class FrameCount(Protocol):
+    def frames(self, samples: int) -> int: ...
+
+
+class Model(Protocol):
+    """What the engine runs: `asr.Transcriber`, or a test's stand-in."""
+
+    @property
+    def config(self) -> FrameCount:
+        """Tells how many frames so many samples give."""
+
+    def transcribe(self, waves: list[np.ndarray]) -> Sequence[Any]:
+        """float32 [samples] at 16 kHz each -> one transcript each."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A transcript, and what it took: waiting for the device, on the device, and in what company."""
+
+    transcript: Any
+    queue_s: float
+    inference_s: float
+    batch_size: int
+
+
+@dataclass
+class ModelState:
+    """Where a configured model stands; `reason` says why it failed."""
+
+    status: Literal["loading", "ready", "failed"] = "loading"
+    reason: str | None = None
+
+
+class Engine:
+    """Owner of the device thread."""
+
+    def __init__(
+        self, loaders: Mapping[str, Callable[[], Model]], batcher: Batcher, metrics: Metrics
+    ) -> None:
+        self.states = {name: ModelState() for name in loaders}
+        self.models: dict[str, Model] = {}
+        self._loaders = loaders
+        self._batcher = batcher
+        self._metrics = metrics
+        self._beat = time.monotonic()
+        self._loaded = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """Run what is queued, then end the thread; whether it ended within `timeout_s`. Blocks."""
+        self._batcher.close()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def wait_loaded(self, timeout_s: float | None = None) -> bool:
+        """Block until every model is ready or has failed."""
+        return self._loaded.wait(timeout_s)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all is loaded or refused, at least one model serves, and the thread lives."""
+        serving = any(state.status == "ready" for state in self.states.values())
+        return self._loaded.is_set() and serving and self._thread.is_alive()
+
+    def alive(self, limit_s: float) -> bool:
+        """Whether the thread lives and, once models are loaded, has shown so within `limit_s`."""
+        fresh = not self._loaded.is_set() or self.heartbeat_age_s() <= limit_s
+        return self._thread.is_alive() and fresh
+
+    def heartbeat_age_s(self) -> float:
+        return time.monotonic() - self._beat
+
+    def _run(self) -> None:
+        try:
+            for name, load in self._loaders.items():
+                self._load(name, load)
+            self._loaded.set()
+            while not self._batcher.drained:
+                self._beat = time.monotonic()
+                if batch := self._batcher.take(IDLE_S):
+                    self._run_batch(batch)
+        except BaseException:
+            log.critical("the engine thread ended", exc_info=True)
+            raise
+        finally:
+            self._loaded.set()
+            self._batcher.fail_all(Unavailable("the engine has stopped", code="engine_stopped"))
+
+    def _load(self, name: str, load: Callable[[], Model]) -> None:
+        started = time.monotonic()
+        try:
+            model = load()
+            model.transcribe([_warm_up_wave(), np.zeros(0, np.float32)])
+        except Exception as error:
+            self.states[name] = ModelState("failed", str(error) or type(error).__name__)
+            log.error("model %r does not serve: %s", name, error, exc_info=not isinstance(error, ValueError))
+            return
+        self.models[name] = model
+        self.states[name] = ModelState("ready")
+        log.info("model %r is ready after %.1f s", name, time.monotonic() - started)
+
+    def _run_batch(self, batch: Batch) -> None:
+        started = time.monotonic()
+        try:
+            self._answer(batch, started)
+        finally:
+            # Jobs without an answer here mean that the thread is about to end; they must not hang.
+            for job in batch.jobs:
+                _fail(job, Unavailable("the engine has stopped", code="engine_stopped"))
+            self._batcher.finish(batch, time.monotonic() - started)
+
+    def _answer(self, batch: Batch, started: float) -> None:
+        transcripts = self._try(batch)
+        if transcripts is None:
+            self._one_by_one(batch)
+            return
+        inference_s = time.monotonic() - started
+        self._count(batch, inference_s)
+        for job, transcript in zip(batch.jobs, transcripts, strict=True):
+            queue_s = started - job.submitted
+            self._metrics.queue_duration.labels(batch.model).observe(queue_s)
+            job.future.set_result(Answer(transcript, queue_s, inference_s, len(batch.jobs)))
+
+    def _try(self, batch: Batch) -> Sequence[Any] | None:
+        """One transcript a job, or None on an error: returned, not raised, so that no traceback holds memory."""
+        try:
+            transcripts = self.models[batch.model].transcribe([job.wave for job in batch.jobs])
+            if len(transcripts) != len(batch.jobs):
+                raise RuntimeError(f"{len(batch.jobs)} clips gave {len(transcripts)} transcripts")
+            return transcripts
+        except Exception as error:
+            log.exception("a batch of %d clips failed on %r", len(batch.jobs), batch.model)
+            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+                self._metrics.out_of_memory.labels(batch.model).inc()
+            return None
+
+    def _one_by_one(self, batch: Batch) -> None:
+        if len(batch.jobs) == 1:
+            _fail(batch.jobs[0], ApiError("the transcription failed", code="inference_failed"))
+            return
+        for job in batch.jobs:
+            self._beat = time.monotonic()
+            self._answer(Batch(batch.model, [job]), time.monotonic())
+
+    def _count(self, batch: Batch, inference_s: float) -> None:
+        self._metrics.batch_done(
+            batch.model,
+            size=len(batch.jobs),
+            audio_s=batch.audio_s,
+            frames=batch.frames,
+            padded_frames=batch.padded_frames,
+            inference_s=inference_s,
+        )
+
+
+def _warm_up_wave() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.05, WARM_UP_SAMPLES).astype(np.float32)
+
+
+def _fail(job: Job, error: Exception) -> None:
+    if not job.future.done():
+        job.future.set_exception(error)

@@ -1,0 +1,100 @@
+"""Every way a request can fail: one class per cause, each with its HTTP status and its name for machines.
+
+Pure Python, so that the batching core can raise them. Messages are for the caller: they name the value, the limit and
+its setting, and never hold a path or a stack trace.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+class ApiError(Exception):
+    """A failure with a place in the API; `outcome` is its label in the metrics."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+    outcome = "error"
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.code
+        self.param = param
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
+
+
+class BadRequest(ApiError):
+    status = 400
+    type = "invalid_request_error"
+    code = "bad_request"
+    outcome = "client_error"
+
+
+class NotFound(BadRequest):
+    status = 404
+    code = "not_found"
+
+
+class SlowUpload(BadRequest):
+    status = 408
+    code = "slow_upload"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false", "Connection": "close"}
+
+
+class TooLarge(BadRequest):
+    status = 413
+    code = "too_large"
+
+
+class RetryLater(ApiError):
+    """A refusal that will pass; clients get a Retry-After of whole seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+
+
+class Overloaded(RetryLater):
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+    outcome = "overloaded"
+
+
+class Unavailable(RetryLater):
+    status = 503
+    type = "service_unavailable"
+    code = "not_ready"
+    outcome = "unavailable"
+
+
+class DeadlineExceeded(ApiError):
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+    outcome = "timeout"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"}
+
+
+class ClientGone(ApiError):
+    """The client hung up; its answer, with the customary 499, reaches nobody but the log."""
+
+    status = 499
+    type = "client_closed_request"
+    code = "client_gone"
+    outcome = "cancelled"

@@ -1,0 +1,148 @@
+"""Every metric there is. A registry per app, so that two apps in one process (tests) do not share counts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+REFUSALS = ("overloaded", "unavailable")
+GAUGES = {
+    "requests_waiting": "Requests waiting for the device",
+    "requests_running": "Requests on the device",
+    "queue_audio_seconds": "Audio waiting for the device",
+    "engine_heartbeat_age_seconds": "Since the engine's last sign of life",
+    "gpu_memory_allocated_bytes": "Device memory of live tensors, of the whole process",
+    "gpu_memory_reserved_bytes": "Device memory held by the allocator, of the whole process",
+    "gpu_memory_peak_bytes": "Highest allocated device memory so far, of the whole process",
+}
+NO_MODEL = "none"  # the label of requests that name no configured model: clients cannot add label values
+SECONDS = (
+    *(0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75),
+    *(1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0),
+)
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+AUDIO_SECONDS = (1, 2, 5, 10, 20, 60, 120, 240, 600, 1800, 3600)
+RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
+
+
+@dataclass
+class RequestRecord:
+    """What a request turned out to be; filled in while it runs, counted at its end."""
+
+    model: str = NO_MODEL
+    outcome: str = "error"
+
+
+class Metrics:
+    """The metrics of one app; `expose` gives the text that Prometheus reads."""
+
+    def __init__(self, build: Mapping[str, str]) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Info("asr_build", "What is running", registry=registry).info(dict(build))
+        self.weight_bytes = Gauge(
+            "asr_model_weight_bytes", "Size of the weights", ["model"], registry=registry
+        )
+        self.model_info = Info("asr_model", "What a model is", ["model"], registry=registry)
+        self._counters(registry)
+        self._durations(registry)
+        self._batches(registry)
+
+    def _counters(self, registry: CollectorRegistry) -> None:
+        request = ["model", "route", "outcome"]
+        self.requests = Counter("asr_requests", "Requests answered or given up", request, registry=registry)
+        self.rejected = Counter("asr_requests_rejected", "Requests refused", ["reason"], registry=registry)
+        self.audio_seconds = Counter("asr_audio_seconds", "Audio transcribed", ["model"], registry=registry)
+        self.frames = Counter(
+            "asr_frames", "Frames on the device, without padding", ["model"], registry=registry
+        )
+        self.padding_frames = Counter("asr_padding_frames", "Frames of padding", ["model"], registry=registry)
+        self.out_of_memory = Counter(
+            "asr_out_of_memory", "Batches that ran out of memory", ["model"], registry=registry
+        )
+
+    def _durations(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"asr_{name}_duration_seconds", text, labels, registry=registry, buckets=SECONDS)
+
+        self.request_duration = histogram("request", "From first byte to answer", "model", "route")
+        self.decode_duration = histogram("decode_audio", "Upload to samples, waiting included")
+        self.queue_duration = histogram("queue", "Waiting for the device", "model")
+        self.inference_duration = histogram("inference", "One batch on the device", "model")
+
+    def _batches(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, text: str, buckets: Iterable[float]) -> Histogram:
+            return Histogram(f"asr_batch_{name}", text, ["model"], registry=registry, buckets=tuple(buckets))
+
+        self.batch_size = histogram("size", "Clips in a batch", SIZES)
+        self.batch_audio = histogram("audio_seconds", "Audio in a batch", AUDIO_SECONDS)
+        self.batch_padding = histogram("padding_ratio", "Padding's share of a batch's frames", RATIOS)
+
+    def watch(self, models: Iterable[str], gauges: Mapping[str, Callable[[str], float]]) -> None:
+        """Make the models' gauges, which read the live state when asked, and start their counters at 0.
+
+        `gauges` has, by a name of GAUGES, what reads the value of a model.
+        """
+        for counter in (self.audio_seconds, self.frames, self.padding_frames, self.out_of_memory):
+            for model in models:
+                counter.labels(model)
+        for name, read in gauges.items():
+            gauge = Gauge(f"asr_{name}", GAUGES[name], ["model"], registry=self.registry)
+            for model in models:
+                gauge.labels(model).set_function(partial(read, model))
+
+    def watch_process(self, gauges: Mapping[str, Callable[[], float]]) -> None:
+        """The same for gauges of the whole process."""
+        for name, read in gauges.items():
+            Gauge(f"asr_{name}", GAUGES[name], registry=self.registry).set_function(read)
+
+    def model_loaded(self, model: str, weight_bytes: int, facts: dict[str, str]) -> None:
+        self.weight_bytes.labels(model).set(weight_bytes)
+        self.model_info.labels(model).info(facts)
+
+    def batch_done(
+        self, model: str, *, size: int, audio_s: float, frames: int, padded_frames: int, inference_s: float
+    ) -> None:
+        """Count a batch that gave its transcripts."""
+        padding = padded_frames - frames
+        self.inference_duration.labels(model).observe(inference_s)
+        self.audio_seconds.labels(model).inc(audio_s)
+        self.frames.labels(model).inc(frames)
+        self.padding_frames.labels(model).inc(padding)
+        self.batch_size.labels(model).observe(size)
+        self.batch_audio.labels(model).observe(audio_s)
+        self.batch_padding.labels(model).observe(padding / max(1, padded_frames))
+
+    @contextmanager
+    def request(self, route: str) -> Iterator[RequestRecord]:
+        """Count and time one request, however it ends; the body sets the record's model once that is known."""
+        record, started = RequestRecord(), time.monotonic()
+        try:
+            yield record
+            record.outcome = "ok"
+        except BaseException as error:
+            record.outcome = _outcome(error)
+            if record.outcome in REFUSALS:
+                self.rejected.labels(getattr(error, "code", "")).inc()
+            raise
+        finally:
+            self.requests.labels(record.model, route, record.outcome).inc()
+            self.request_duration.labels(record.model, route).observe(time.monotonic() - started)
+
+    def expose(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def _outcome(error: BaseException) -> str:
+    """The label that the error carries; a bare cancellation is the server's own, at the end of its grace period."""
+    return str(
+        getattr(error, "outcome", "cancelled" if isinstance(error, asyncio.CancelledError) else "error")
+    )

@@ -1,0 +1,120 @@
+"""The HTTP routes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+
+from service import answers
+from service.metrics import CONTENT_TYPE
+from service.schemas import (
+    ErrorAnswer,
+    Health,
+    ModelCard,
+    ModelHealth,
+    ModelList,
+    TranscribeOptions,
+)
+from service.schemas import (
+    Transcription as TranscriptionAnswer,
+)
+from service.transcription import Transcription
+
+PAGE = Path(__file__).parent / "static" / "index.html"
+router = APIRouter()
+
+
+def transcribe_docs() -> dict[str, Any]:
+    """OpenAPI of /transcribe, which reads its own body so that it can count and refuse it while it arrives."""
+    schema = TranscribeOptions.model_json_schema()
+    binary = {"type": "string", "format": "binary"}
+    options = schema["properties"]
+    form = {"type": "object", "required": ["file"], "properties": {"file": binary, **options}}
+    raw = {kind: {"schema": binary} for kind in ("audio/*", "application/octet-stream")}
+    return {
+        "parameters": [{"name": name, "in": "query", "schema": option} for name, option in options.items()],
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}, **raw}},
+    }
+
+
+@router.post(
+    "/transcribe",
+    response_model=TranscriptionAnswer,
+    responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
+    openapi_extra=transcribe_docs(),
+)
+async def transcribe(request: Request) -> Response:
+    """Turn one audio file into words. Options are taken from the query or the form."""
+    service = _service(request)
+    with service.metrics.request("/transcribe") as record:
+        options, answer, phases = await service.run(request, record)
+        response = answers.render(options, answer, _card(request, options.model).language)
+    response.headers["Server-Timing"] = ", ".join(
+        f"{k};dur={v * 1000:.1f}" for k, v in phases.seconds.items()
+    )
+    return response
+
+
+@router.get("/v1/models", response_model_exclude_none=True)
+async def models(request: Request) -> ModelList:
+    """The configured models."""
+    states = _service(request).engine.states
+    cards = [
+        _card(request, name).model_copy(update={"status": state.status}) for name, state in states.items()
+    ]
+    return ModelList(data=cards)
+
+
+@router.get("/health/live", response_model=None)
+async def live(request: Request) -> Response:
+    """200 while the engine shows signs of life; else this process should be restarted."""
+    service = _service(request)
+    alive = service.engine.alive(service.settings.heartbeat_limit_s)
+    body = {
+        "status": "ok" if alive else "failed",
+        "heartbeat_age_s": round(service.engine.heartbeat_age_s(), 3),
+    }
+    return JSONResponse(body, 200 if alive else 503)
+
+
+@router.get("/health", response_model=Health)
+@router.get("/health/ready", response_model=Health)
+async def ready(request: Request) -> Response:
+    """200 while at least one model takes requests; the body says where each stands, and why."""
+    service = _service(request)
+    health = _health(service)
+    return JSONResponse(health.model_dump(exclude_none=True), 200 if health.status == "ok" else 503)
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    return Response(_service(request).metrics.expose(), media_type=CONTENT_TYPE)
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> Response:
+    return FileResponse(PAGE)
+
+
+def _service(request: Request) -> Transcription:
+    service: Transcription = request.app.state.service
+    return service
+
+
+def _card(request: Request, name: str) -> ModelCard:
+    cards: dict[str, ModelCard] = request.app.state.cards
+    return cards.get(name, ModelCard(id=name))
+
+
+def _health(service: Transcription) -> Health:
+    states = service.engine.states
+    models = {name: ModelHealth(status=state.status, reason=state.reason) for name, state in states.items()}
+    if service.draining:
+        return Health(status="draining", models=models)
+    if service.ready:
+        return Health(status="ok", models=models)
+    loading = not service.decoder.ready or any(state.status == "loading" for state in states.values())
+    return Health(status="starting" if loading else "failed", models=models)

@@ -1,0 +1,100 @@
+"""All settings: from the command line, else from MLA_ASR_* environment variables, else the defaults below."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIB = 2**20
+
+
+class Settings(BaseSettings):
+    """Serve speech recognition over HTTP.
+
+    Example: python -m service --port 8000 --models mha=mha --models mla=./checkpoints/mla --device cuda.
+    Every option is also an environment variable: --max-audio-s is MLA_ASR_MAX_AUDIO_S.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MLA_ASR_",
+        extra="forbid",
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+    )
+
+    models: Annotated[dict[str, str], NoDecode] = Field(
+        {"mha": "mha", "mla": "mla"},
+        min_length=1,
+        description="name=source pairs (repeat the option, or part them by commas); "
+        "a source is a bundled name, a folder or a hub id",
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    device: str | None = Field(None, description="torch device, such as cpu or cuda:0; chosen when not given")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="type of weights and arithmetic; chosen when not given"
+    )
+
+    max_upload_bytes: int = Field(200 * MIB, gt=0, description="largest request body (413 above)")
+    max_audio_s: float = Field(3600.0, gt=0, description="longest clip (413 above)")
+    max_timeout_s: float = Field(
+        600.0, gt=0, description="longest time for a request, upload included; the default of timeout_s"
+    )
+    upload_idle_s: float = Field(30.0, gt=0, description="longest pause within an upload (408 above)")
+    decode_timeout_s: float = Field(120.0, gt=0, description="longest time to decode one upload")
+    decode_workers: int = Field(2, ge=1, description="processes that decode uploads")
+    max_requests: int = Field(256, ge=1, description="requests in work at once (429 above)")
+
+    max_batch_frames: int = Field(
+        6_000, ge=1, description="longest clip x number of clips in a batch, in 20 ms frames"
+    )
+    max_batch_items: int = Field(32, ge=1, description="clips in a batch")
+    max_queue_audio_s: float = Field(3600.0, gt=0, description="audio waiting for the device (429 above)")
+
+    drain_delay_s: float = Field(
+        1.0, ge=0, description="after SIGTERM: time to answer 503 to new requests before the port closes"
+    )
+    drain_timeout_s: int = Field(30, ge=1, description="after SIGTERM: time for accepted requests to finish")
+    heartbeat_limit_s: float = Field(
+        900.0, gt=0, description="age of the engine's last sign of life at which /health/live turns 503"
+    )
+    spool_dir: Path | None = Field(
+        None, description="folder for uploads in work; the system's when not given"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe log line"
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return json.loads(value) if value.lstrip().startswith("{") else dict(map(_pair, value.split(",")))
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _named(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, source in value.items():
+            _pair(f"{name}={source}")
+        return value
+
+    @field_validator("spool_dir")
+    @classmethod
+    def _writable(cls, value: Path | None) -> Path | None:
+        if value is not None and not (value.is_dir() and os.access(value, os.W_OK)):
+            raise ValueError(f"{value} is not a folder that can be written to")
+        return value
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, source = (part.strip() for part in text.partition("="))
+    if not name or not source:
+        raise ValueError(f"{text!r} is not name=source, such as mla=mla or big=org/model")
+    return name, source

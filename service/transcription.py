@@ -1,0 +1,216 @@
+"""The life of one request: admitted, received, decoded, queued, answered; within its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from asr.audio import SAMPLE_RATE
+from service import uploads
+from service.batcher import Batcher, Job
+from service.decoding import DecodePool
+from service.engine import Answer, Engine
+from service.errors import BadRequest, ClientGone, DeadlineExceeded, NotFound, Overloaded, Unavailable
+from service.metrics import Metrics, RequestRecord
+from service.schemas import TranscribeOptions
+from service.settings import Settings
+
+T = TypeVar("T")
+Items = list[tuple[str, str]]
+
+
+@dataclass
+class Phases:
+    """Seconds that each phase took, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - started
+
+
+@dataclass
+class Transcription:
+    """The rooms that a request passes through, wired by `app`."""
+
+    settings: Settings
+    batcher: Batcher
+    engine: Engine
+    decoder: DecodePool
+    metrics: Metrics
+    spool: Path | None = None
+    draining: bool = False
+    in_work: int = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request can be served now by at least one model."""
+        return self.engine.ready and self.decoder.ready and not self.draining
+
+    async def run(self, request: Request, record: RequestRecord) -> tuple[TranscribeOptions, Answer, Phases]:
+        """Transcribe the audio of `request`; raises an ApiError for whatever stands in the way."""
+        with self._admitted(), self._folder() as folder:
+            return await self._run(request, record, Path(folder))
+
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        # A write that was cut short may still be under way when the folder goes: it is the last to know.
+        return tempfile.TemporaryDirectory(dir=self.spool, ignore_cleanup_errors=True)
+
+    async def _run(
+        self, request: Request, record: RequestRecord, folder: Path
+    ) -> tuple[TranscribeOptions, Answer, Phases]:
+        phases, started = Phases(), time.monotonic()
+        query = request.query_params.multi_items()
+        options = self._options(query, record, in_form=uploads.content_type(request) == uploads.MULTIPART)
+        try:
+            async with asyncio.timeout(self._limit_s(options)) as timer:
+                with phases.time("upload"):
+                    fields = await self._receive(request, folder / "upload")
+                options = self._options(query + fields, record)
+                deadline = started + self._limit_s(options)
+                timer.reschedule(asyncio.get_running_loop().time() + deadline - time.monotonic())
+                work = self._work(folder, options, deadline, phases)
+                answer = await _while_connected(request, work)
+                phases.seconds["total"] = time.monotonic() - started
+                return options, answer, phases
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"not done within {self._limit_s(options):g} s (timeout_s)", param="timeout_s"
+            ) from None
+
+    def _limit_s(self, options: TranscribeOptions) -> float:
+        return options.timeout_s or self.settings.max_timeout_s
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """Refuse early what could not be served anyway, before its body is read."""
+        if self.draining:
+            raise Unavailable("the server is shutting down", code="draining")
+        if not self.ready:
+            raise Unavailable("the models are not ready yet; /health/ready says when", retry_after_s=5)
+        if self.in_work >= self.settings.max_requests:
+            raise Overloaded(
+                f"{self.in_work} requests are in work, the limit (max_requests)", code="too_many_requests"
+            )
+        self.batcher.check_open()
+        self.in_work += 1
+        try:
+            yield
+        finally:
+            self.in_work -= 1
+
+    async def _receive(self, request: Request, target: Path) -> Items:
+        return await uploads.receive(
+            request, target, max_bytes=self.settings.max_upload_bytes, idle_s=self.settings.upload_idle_s
+        )
+
+    def _options(self, items: Items, record: RequestRecord, *, in_form: bool = False) -> TranscribeOptions:
+        """Parse the options; `in_form` means that more, such as the model's name, may come in the form."""
+        options = parse_options(items)
+        if options.timeout_s and options.timeout_s > self.settings.max_timeout_s:
+            raise BadRequest(
+                f"timeout_s is {options.timeout_s:g}, the limit is {self.settings.max_timeout_s:g} (max_timeout_s)",
+                code="invalid_option",
+                param="timeout_s",
+            )
+        if options.model in self.engine.states:
+            record.model = options.model
+        if options.model or not in_form:
+            self._check_model(options.model)
+        return options
+
+    def _check_model(self, name: str) -> None:
+        names = ", ".join(self.engine.states)
+        if not name:
+            raise BadRequest(
+                f"the option 'model' is missing; choices: {names}", code="missing_option", param="model"
+            )
+        if name not in self.engine.states:
+            raise NotFound(
+                f"no model {name[:100]!r}; choices: {names}", code="model_not_found", param="model"
+            )
+        if self.engine.states[name].status != "ready":
+            raise Unavailable(
+                f"model {name!r} does not serve; /health/ready says why", code="model_not_ready"
+            )
+
+    async def _work(
+        self, folder: Path, options: TranscribeOptions, deadline: float, phases: Phases
+    ) -> Answer:
+        with phases.time("decode"):
+            wave = await self.decoder.decode(
+                folder / "upload", folder / "wave.npy", max_audio_s=self.settings.max_audio_s
+            )
+        self.metrics.decode_duration.observe(phases.seconds["decode"])
+        job = Job(
+            model=options.model,
+            wave=wave,
+            frames=self.engine.models[options.model].config.frames(len(wave)),
+            audio_s=len(wave) / SAMPLE_RATE,
+            deadline=deadline,
+        )
+        self.batcher.submit(job)
+        answer: Answer = await asyncio.wrap_future(job.future)
+        phases.seconds |= {"queue": answer.queue_s, "inference": answer.inference_s}
+        return answer
+
+
+def parse_options(items: Iterable[tuple[str, str]]) -> TranscribeOptions:
+    """Parse options given as pairs; of an option given twice the last counts, but granularities add up.
+
+    Raises:
+        BadRequest: naming the option, what was given, and the choices.
+    """
+    given: dict[str, Any] = {}
+    for name, value in items:
+        if name.removesuffix("[]") == "timestamp_granularities":
+            given.setdefault("timestamp_granularities[]", []).append(value)
+        else:
+            given[name] = value
+    try:
+        return TranscribeOptions.model_validate(given)
+    except ValidationError as error:
+        raise _bad_option(error) from None
+
+
+def _bad_option(error: ValidationError) -> BadRequest:
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0])[:100]
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(f.alias or n for n, f in TranscribeOptions.model_fields.items())
+        return BadRequest(f"no option {name!r}; choices: {known}", code="unknown_option", param=name)
+    reason = f"{name} is {str(first['input'])[:100]!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return BadRequest(reason, code="invalid_option", param=name)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, but cancel it when the client hangs up. The request's body must have been read."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone("the client left before the answer")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,129 @@
+"""The body of a request to a file on disk, counted while it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from service.errors import BadRequest, ClientGone, SlowUpload, TooLarge, Unavailable
+
+log = logging.getLogger(__name__)
+
+MULTIPART = "multipart/form-data"
+RAW_TYPES = ("application/octet-stream", "application/ogg")
+MAX_FIELDS = 20
+MAX_FIELD_BYTES = 64 * 1024
+
+
+async def receive(request: Request, target: Path, *, max_bytes: int, idle_s: float) -> list[tuple[str, str]]:
+    """Write the audio of `request` to `target` and return the form's other fields.
+
+    Raises:
+        BadRequest: no audio in it, or not the form it should be.
+        TooLarge: over `max_bytes`; known from its header, or as soon as that many have come.
+        SlowUpload: nothing came for `idle_s`.
+        ClientGone: the client left.
+    """
+    check_length(request, max_bytes)
+    kind = content_type(request)
+    with _named_errors():
+        counted = _counted(request, max_bytes, idle_s)
+        if kind == MULTIPART:
+            return await _receive_form(counted, target)
+        if not (kind.startswith(("audio/", "video/")) or kind in RAW_TYPES):
+            raise BadRequest(
+                "send the audio as the multipart field 'file', or as the raw body with an audio content type such "
+                f"as audio/flac or application/octet-stream, not {kind[:100]!r}",
+                code="unsupported_content_type",
+            )
+        with open(target, "wb") as file:
+            async for chunk in counted.stream():
+                file.write(chunk)
+    return []
+
+
+def content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_length(request: Request, max_bytes: int) -> None:
+    """Raise TooLarge where the header already says so."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise _too_large(max_bytes)
+
+
+def _counted(request: Request, max_bytes: int, idle_s: float) -> Request:
+    """The same request, with its body limited in size and in pauses."""
+    received_bytes = 0
+
+    async def receive_counted() -> Message:
+        nonlocal received_bytes
+        try:
+            async with asyncio.timeout(idle_s):
+                message = await request.receive()
+        except TimeoutError:
+            raise SlowUpload(f"nothing arrived for {idle_s:g} s (upload_idle_s)") from None
+        received_bytes += len(message.get("body", b""))
+        if received_bytes > max_bytes:
+            raise _too_large(max_bytes)
+        return message
+
+    return Request(request.scope, receive_counted)
+
+
+async def _receive_form(request: Request, target: Path) -> list[tuple[str, str]]:
+    form_of = request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+    async with form_of as form:
+        await asyncio.to_thread(_copy, _audio_of(form), target)
+        return [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+
+
+def _audio_of(form: FormData) -> BinaryIO:
+    files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
+    if "file" not in files:
+        found = f"; found one in {next(iter(files))[:100]!r}" if files else ""
+        raise BadRequest(
+            f"the form must hold a file in the field 'file'{found}", code="missing_file", param="file"
+        )
+    return files["file"].file
+
+
+def _copy(source: BinaryIO, target: Path) -> None:
+    with open(target, "wb") as file:
+        shutil.copyfileobj(source, file, 2**20)
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"the upload is over the limit of {max_bytes} bytes (max_upload_bytes)", code="upload_too_large"
+    )
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Give our names to the ways in which the form parser and the disk say that it does not work."""
+    try:
+        yield
+    except ClientDisconnect:
+        raise ClientGone("the client left during the upload") from None
+    except HTTPException as error:
+        raise BadRequest(str(error.detail), code="bad_form") from None
+    except (UnicodeError, LookupError):
+        raise BadRequest(
+            "the form's text cannot be read in the character set it names", code="bad_form"
+        ) from None
+    except OSError as error:
+        log.error("an upload could not be written: %s", error)
+        raise Unavailable("the server has no room for the upload", code="no_disk_space") from None

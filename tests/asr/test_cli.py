@@ -1,0 +1,135 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+
+import asr
+from asr.__main__ import main
+from asr.audio import read
+from tests.conftest import noise
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.flac"
+    soundfile.write(path, noise(24_000), 16_000)
+    return path
+
+
+@pytest.fixture
+def model(tiny_folder: Callable[..., Path]) -> str:
+    return str(tiny_folder("mha"))
+
+
+@pytest.fixture
+def both(tiny_folder: Callable[..., Path]) -> str:
+    return f"{tiny_folder('mha')},{tiny_folder('mla')}"
+
+
+def test_one_file_is_one_line_of_text(clip: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (wanted,) = asr.load(model, device="cpu").transcribe([read(clip)])
+    assert wanted.text  # the seeded random model babbles, so that there is something to compare
+    assert main([str(clip), "--model", model, "--device", "cpu"]) == 0
+    assert capsys.readouterr() == (wanted.text.lower() + "\n", "")
+    assert main([str(clip), "--model", model, "--device", "cpu", "--case", "upper"]) == 0
+    assert capsys.readouterr().out == wanted.text.upper() + "\n"
+
+
+def test_json_says_which_file_and_model(clip: Path, both: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(clip), "--model", both, "--format", "json", "--device", "cpu"]) == 0
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result["model"] for result in results] == both.split(",")
+    assert {result["file"] for result in results} == {str(clip)}
+    for result in results:
+        assert result["duration"] == 1.5
+        assert " ".join(word["word"] for word in result["words"]) == result["text"]
+        assert set(result["words"][0]) == {"word", "start", "end", "confidence"}
+
+
+def test_text_of_several_files_and_models_is_labelled(
+    clip: Path, both: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = clip.with_name("other.wav")
+    soundfile.write(other, noise(16_000, seed=1), 16_000)
+    assert main([str(clip), str(other), "--model", both, "--device", "cpu"]) == 0
+    captured = capsys.readouterr()
+    labels = [line.split("\t")[:2] for line in captured.out.splitlines()]
+    assert labels == [[str(file), name] for file in (clip, other) for name in both.split(",")]
+    assert "2/2" in captured.err  # the progress bar
+
+
+def test_a_bad_file_is_reported_and_the_others_go_on(
+    clip: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    garbage, missing = clip.with_name("garbage.wav"), clip.with_name("missing.wav")
+    garbage.write_bytes(b"garbage")
+    files = [str(garbage), str(missing), str(clip), str(clip.parent)]
+    assert main([*files, "--model", model, "--format", "json", "--device", "cpu"]) == 1
+    captured = capsys.readouterr()
+    (result,) = map(json.loads, captured.out.splitlines())
+    assert result["file"] == str(clip)
+    assert f"error: {garbage}: not a sound file" in captured.err
+    assert f"error: {missing}: No such file" in captured.err
+    assert f"error: {clip.parent}: Is a directory" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("format", "suffix"), [("text", "txt"), ("srt", "srt"), ("vtt", "vtt"), ("json", "json")]
+)
+def test_results_go_to_files(clip: Path, both: str, format: str, suffix: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert (
+        main([str(clip), "--model", both, "--format", format, "--output-dir", str(folder), "--device", "cpu"])
+        == 0
+    )
+    names = [f"clip.{Path(name).name}.{suffix}" for name in both.split(",")]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert all((folder / name).read_text().endswith("\n") for name in names)
+
+
+def test_subtitles_of_one_file_go_to_standard_output(
+    clip: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(clip), "--model", model, "--format", "srt", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.startswith("1\n00:00:0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["a.wav", "--format", "doc"], "invalid choice: 'doc'"),
+        (["a.wav", "--model", "mha,mha"], "'mha,mha': one or more different models"),
+        (["a.wav", "b.wav", "--format", "srt"], "needs --output_dir"),
+        (["x/a.wav", "y/a.mp3", "--output_dir", "out"], "several results would be written to out/a.txt"),
+        (["a.wav", "--dtype", "int3"], "invalid choice: 'int3'"),
+        ([], "FILE"),
+    ],
+)
+def test_nonsense_is_refused(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(["--model", "no-such-model"], "no-such-model"), (["--device", "abacus"], "abacus")],
+)
+def test_what_cannot_start_says_why(
+    options: list[str], reason: str, clip: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(clip), "--model", model, *options]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.startswith("error: ")) == ("", True)
+    assert reason in captured.err
+
+
+def test_run_as_a_module(clip: Path, model: str) -> None:
+    command = [sys.executable, "-m", "asr", str(clip), "--model", model, "--device", "cpu", "--format", "vtt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    assert done.stdout.startswith("WEBVTT\n")
+    assert done.stderr == ""

@@ -1,0 +1,197 @@
+"""Sentences, voices and the command that joins them; engines that are not installed are skipped."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from offline.sentences import (
+    FORTUNES,
+    everyday_sentence,
+    normalise,
+    open_sentences,
+    spell_number,
+    spell_year,
+    split_of,
+)
+from offline.synthesize import SENTENCES_OF, UNSEEN, Recipe, main, plan, shares_of
+from offline.voices import ENGINES, available
+
+TEXT = re.compile(r"[A-Z']+( [A-Z']+)*")
+RECIPE = Recipe(1, shares_of(list(ENGINES), {}), 0.65)
+needs_fortunes = pytest.mark.skipif(not FORTUNES.is_dir(), reason="the fortunes package is not installed")
+
+
+def problem(engine: str) -> str | None:
+    return ENGINES[engine].problem()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "zero"),
+        (21, "twenty one"),
+        (305, "three hundred and five"),
+        (999_999, "nine hundred and ninety nine thousand nine hundred and ninety nine"),
+        (2007, "two thousand and seven"),
+    ],
+)
+def test_numbers_are_spelled(number: int, words: str) -> None:
+    assert spell_number(number) == words
+
+
+@pytest.mark.parametrize(
+    ("year", "words"),
+    [
+        (1905, "nineteen oh five"),
+        (1984, "nineteen eighty four"),
+        (2000, "two thousand"),
+        (1900, "nineteen hundred"),
+    ],
+)
+def test_years_are_spelled_as_said(year: int, words: str) -> None:
+    assert spell_year(year) == words
+
+
+def test_numbers_beyond_the_speller_are_refused() -> None:
+    with pytest.raises(ValueError, match="1000000"):
+        spell_number(1_000_000)
+
+
+def test_normalise_keeps_words_alone() -> None:
+    assert normalise("Well, it's a far-off place; isn't it?") == "WELL IT'S A FAR OFF PLACE ISN'T IT"
+
+
+@pytest.mark.parametrize("sentence", ["Room 5.", "Caf\u00e9.", "...", "A_b"])
+def test_normalise_refuses_what_is_not_words(sentence: str) -> None:
+    with pytest.raises(ValueError, match="not plain words"):
+        normalise(sentence)
+
+
+def test_everyday_sentences_cover_the_letters_and_differ() -> None:
+    rng = np.random.default_rng(0)
+    texts = [normalise(everyday_sentence(rng)) for _ in range(4000)]
+    letters = Counter("".join(texts))
+    assert all(letters[letter] > 200 for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ'")
+    assert len(set(texts)) > 3000
+    assert 450 < len({word for text in texts for word in text.split()}) < 800
+    assert Counter(map(split_of, texts)).keys() == {"train", "dev", "test"}
+
+
+@needs_fortunes
+def test_open_sentences_are_clean_and_on_one_side_only() -> None:
+    sides = open_sentences()
+    texts = {side: {normalise(sentence) for sentence in sentences} for side, sentences in sides.items()}
+    assert len(texts["train"]) > 5000 and len(texts["test"]) > 100
+    assert not texts["train"] & texts["test"] and not texts["train"] & texts["dev"]
+    assert all(TEXT.fullmatch(text) and 3 <= len(text.split()) <= 20 for text in texts["train"])
+
+
+@needs_fortunes
+def test_no_sentence_and_no_held_out_voice_leaks() -> None:
+    plans = {split: [plan(RECIPE, split, index) for index in range(400)] for split in SENTENCES_OF}
+    texts = {split: {normalise(one.sentence) for one in planned} for split, planned in plans.items()}
+    assert not texts["train"] & (texts["dev"] | texts["test-seen-voices"] | texts[UNSEEN])
+    assert not texts["dev"] & (texts["test-seen-voices"] | texts[UNSEEN])
+    for split, planned in plans.items():
+        assert {one.voice.held_out for one in planned} == {split == UNSEEN}
+        assert {one.voice.engine for one in planned} == set(ENGINES)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_voices_have_names_of_their_own_and_some_are_held_out(engine: str) -> None:
+    voices = ENGINES[engine].voices()
+    assert len({voice.name for voice in voices}) == len({voice.settings for voice in voices}) == len(voices)
+    assert {voice.held_out for voice in voices} == {True, False}
+    assert voices == ENGINES[engine].voices()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_speaks_the_same_again_from_the_same_seed(engine: str) -> None:
+    if missing := problem(engine):
+        pytest.skip(missing)
+    voice = ENGINES[engine].voices()[-1]
+    sentence = "Please meet me at the zoo."
+    first, rate = ENGINES[engine].speak(sentence, voice, np.random.default_rng(5))
+    again, _ = ENGINES[engine].speak(sentence, voice, np.random.default_rng(5))
+    assert 0.7 < len(first) / rate < 6 and first.dtype == np.float32
+    assert np.sqrt(np.mean(first**2)) > 0.01
+    np.testing.assert_array_equal(first, again)
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    sizes = ["--hours", "0.01", "--dev-clips", "3", "--test_seen_clips", "4", "--test_unseen_clips", "4"]
+    return ["--output_dir", str(folder), "--engines", "espeak,flite", "--workers", "1", *sizes, *more]
+
+
+def rows(folder: Path, split: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / f"{split}.jsonl").read_text().splitlines()]
+
+
+@needs_fortunes
+@pytest.mark.skipif(bool(problem("espeak") or problem("flite")), reason="espeak-ng or flite is not installed")
+def test_a_small_run_is_complete_and_is_taken_up_again(tmp_path: Path) -> None:
+    main(command(tmp_path))
+    for split in SENTENCES_OF:
+        for row in rows(tmp_path, split):
+            info = soundfile.info(tmp_path / row["audio_filepath"])
+            assert (info.samplerate, info.channels, info.format) == (16_000, 1, "FLAC")
+            assert info.duration == pytest.approx(row["duration"], abs=1e-3) and info.duration < 16
+            assert TEXT.fullmatch(row["text"]) and row["domain"] in ("everyday", "open")
+    assert [len(rows(tmp_path, split)) for split in SENTENCES_OF if split != "train"] == [3, 4, 4]
+    assert 36 <= sum(row["duration"] for row in rows(tmp_path, "train")) < 52
+
+    manifest, audio = (tmp_path / "train.jsonl").read_bytes(), sorted(tmp_path.glob("audio/train/*.flac"))
+    kept, lost = audio[0].stat().st_mtime_ns, audio[1].read_bytes()
+    audio[1].unlink()
+    (tmp_path / "train.jsonl").unlink()
+    main(command(tmp_path))
+    assert (tmp_path / "train.jsonl").read_bytes() == manifest
+    assert audio[0].stat().st_mtime_ns == kept and audio[1].read_bytes() == lost
+
+
+def test_a_named_engine_that_is_absent_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="flite is not installed: apt-get install flite"):
+        available(["flite"])
+
+
+def test_an_absent_engine_that_nobody_named_is_skipped_with_a_notice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if problem("hibari"):
+        pytest.skip("hibari-tts is not installed, so no engine would be left")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "hibari" in available(None) and "espeak" not in available(None)
+    assert "skipping espeak: espeak-ng is not installed: apt-get install espeak-ng" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--engines", "siri"], "unknown engine siri; choose from espeak, flite, hibari, kokoro"),
+        (["--shares", "espeak:1"], "'espeak:1' is not like espeak=0.5,flite=0.5"),
+        (["--hours", "-1"], "'-1' is not"),
+    ],
+)
+def test_wrong_options_name_the_value(
+    extra: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--output_dir", str(tmp_path), *extra])
+    assert message in capsys.readouterr().err
+
+
+def test_shares_sum_to_one_and_name_used_engines_only() -> None:
+    assert shares_of(["flite", "espeak"], {"espeak": 1, "flite": 0.5}) == (
+        ("espeak", 2 / 3),
+        ("flite", 1 / 3),
+    )
+    with pytest.raises(ValueError, match="kokoro, which is not among espeak"):
+        shares_of(["espeak"], {"kokoro": 1.0})

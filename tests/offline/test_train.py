@@ -1,0 +1,220 @@
+"""Training for real, on a tiny model and a few tones: it learns, averages, resumes exactly, and refuses nonsense."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from asr import checkpoint
+from asr.config import ModelConfig
+from asr.encoder import ConformerCTC
+from offline.train import build, gabor_init, main, parser, resume_point, run
+from offline.trainer import Average, CTCTrainer, Objective, ctc_loss, newest_checkpoint
+
+TINY = {
+    "model_type": "wav2vec2-conformer",
+    "vocab_size": 32,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "conv_depthwise_kernel_size": 7,
+    "conv_dim": [8, 8, 12, 12, 16, 16, 24],
+    "hidden_dropout": 0.1,
+    "num_conv_pos_embeddings": 2,
+    "num_conv_pos_embedding_groups": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tones(tmp_path: Path) -> Path:
+    """Four recordings; each letter is 0.12 s of its own tone, each space 0.12 s of silence."""
+    time_s = np.arange(1_920) / 16_000
+    lines = []
+    for number, text in enumerate(["AB", "BA", "CAB", "A CAB"]):
+        hz = [0 if letter == " " else 400 + 500 * (ord(letter) - ord("A")) for letter in text]
+        wave = np.concatenate([0.2 * np.sin(2 * np.pi * f * time_s) for f in hz])
+        soundfile.write(tmp_path / f"{number}.flac", wave, 16_000)
+        lines.append(
+            json.dumps({"audio_filepath": f"{number}.flac", "duration": len(wave) / 16_000, "text": text})
+        )
+    (tmp_path / "tones.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    return tmp_path
+
+
+def command(folder: Path, name: str, steps: int, **options: object) -> list[str]:
+    chosen: dict[str, object] = {
+        "train_manifest": folder / "tones.jsonl",
+        "dev_manifest": folder / "tones.jsonl",
+        "model_config": folder / "tiny.json",
+        "output_dir": folder / name,
+        "max_steps": steps,
+        "batch_seconds": 1,
+        "workers": 0,
+        "warmup_steps": 1,
+        "decay_steps": 0,
+        "curriculum_steps": 2,
+        "chunk_start_step": 0,
+        "augment_ramp_steps": 0,
+        "eval_steps": 1000,
+        "save_steps": 3,
+    }
+    pairs = [(f"--{key}", str(value)) for key, value in (chosen | options).items()]
+    return [*(word for pair in pairs for word in pair), "--cpu"]
+
+
+def train(folder: Path, name: str, steps: int, *flags: str, **options: object) -> CTCTrainer:
+    return run(parser().parse_args([*command(folder, name, steps, **options), *(flags or ["--no_bf16"])]))
+
+
+class StopAt(TrainerCallback):
+    """Ends a run before its last step, as a lost machine would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
+def test_six_steps_equal_three_then_three_more(tones: Path) -> None:
+    """Augmentation, masks, dropout, order, schedule, optimiser and average go on as if nothing had happened."""
+    train(tones, "straight", 6, decay_steps=2)
+    args = parser().parse_args([*command(tones, "stopped", 6, decay_steps=2), "--no_bf16"])
+    trainer = build(args)
+    assert resume_point(args, trainer.report) is None
+    trainer.add_callback(StopAt(3))
+    trainer.train()
+    assert newest_checkpoint(tones / "stopped") == tones / "stopped/checkpoint-3"
+    earlier = load_file(tones / "stopped/checkpoint-3/model.safetensors")
+    train(tones, "stopped", 6, decay_steps=2)
+    for file in ("checkpoint-6/model.safetensors", "checkpoint-6/average.safetensors", "final/model.safetensors"):
+        straight, stopped = load_file(tones / "straight" / file), load_file(tones / "stopped" / file)
+        assert straight.keys() == stopped.keys() and len(straight) > 40
+        assert all(straight[name].equal(stopped[name]) for name in straight)
+    later = load_file(tones / "stopped/checkpoint-6/model.safetensors")
+    assert not earlier["model.lm_head.weight"].equal(later["model.lm_head.weight"])
+
+
+def test_a_half_written_checkpoint_is_passed_over(tones: Path) -> None:
+    train(tones, "run", 3)
+    (tones / "run/checkpoint-9").mkdir()
+    assert newest_checkpoint(tones / "run") == tones / "run/checkpoint-3"
+    assert newest_checkpoint(tones / "nowhere") is None
+
+
+def test_another_seed_or_data_does_not_continue_a_run(
+    tones: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tones, "run", 3)
+    assert main(command(tones, "run", 6, seed=2)) == 2
+    assert "holds a run with other seed" in capsys.readouterr().err
+    assert main([*command(tones, "run", 6), "--no_resume"]) == 2
+    assert "--no_resume" in capsys.readouterr().err
+
+
+def test_a_tiny_model_learns_its_recordings(tones: Path) -> None:
+    trainer = train(
+        tones, "learn", 150, "--no_augment", "--no_bf16", batch_seconds=4, learning_rate=1e-2, average_decay=0.9,
+        chunk_share=0.2, decay_steps=50, logging_steps=10,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (tones / "learn/log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[0] > 3 and losses[-1] < 0.7
+    assert trainer.metrics is not None and trainer.metrics["eval_wer"] <= 20
+    report = json.loads((tones / "learn/best/report.json").read_text())
+    assert report["dev"]["eval_wer"] == trainer.metrics["eval_wer"] and report["steps"] == 150
+    assert report["hours_heard"] == pytest.approx(150 * (2 + 2 + 3 + 5) * 0.12 / 3600, rel=0.01)
+    model, vocabulary = checkpoint.load(tones / "learn/final")
+    assert vocabulary.decode(vocabulary.encode("A CAB")) == "A CAB"
+    assert all(value.equal(trainer.average.tensors[name]) for name, value in model.state_dict().items())
+
+
+def test_only_attention_learns_when_asked(tones: Path) -> None:
+    train(tones, "first", 3)
+    train(tones, "second", 3, init_from=tones / "first/final", trainable="attention")
+    before = load_file(tones / "first/final/model.safetensors")
+    after = load_file(tones / "second/final/model.safetensors")
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed and all(".self_attn." in name for name in changed)
+
+
+def test_bf16_and_accumulation_train_too(tones: Path) -> None:
+    trainer = train(tones, "bf16", 3, "--bf16", gradient_accumulation_steps=2)
+    assert len(trainer.batches) == 6 and all(
+        value.isfinite().all() for value in trainer.average.tensors.values()
+    )
+
+
+def test_the_loss_is_float32_nats_a_character_and_impossible_targets_count_nothing() -> None:
+    logits = torch.zeros(2, 3, 4, dtype=torch.bfloat16, requires_grad=True)
+    targets, lengths = torch.tensor([[1, 2], [1, 1]]), torch.tensor([2, 2])
+    loss = ctc_loss(logits, torch.tensor([3, 2]), targets, lengths, blank=0)
+    paths = 5  # of 3 frames that spell 1 2: 112 122 012 102 120; none of 2 frames spells 1 1
+    assert loss.dtype == torch.float32
+    assert float(loss.detach()) == pytest.approx((3 * np.log(4) - np.log(paths)) / 4, rel=1e-5)
+    loss.backward()
+    assert logits.grad is not None and logits.grad[1].abs().max() == 0 < logits.grad[0].abs().max()
+
+
+def test_the_average_follows_weights_and_buffers() -> None:
+    objective = Objective(ConformerCTC(ModelConfig.from_dict(TINY)))
+    average = Average(objective.model, decay=0.5)
+    with torch.no_grad():
+        for value in objective.model.state_dict().values():
+            value.add_(1)
+    own = {name: value.clone() for name, value in objective.model.state_dict().items()}
+    average.update(objective.model, step=100)
+    with average.applied(objective.model):
+        for name, value in objective.model.state_dict().items():
+            assert torch.allclose(value, own[name] - 0.5 if value.is_floating_point() else own[name])
+    assert all(value.equal(own[name]) for name, value in objective.model.state_dict().items())
+
+
+def test_gabor_kernels_pass_rising_bands() -> None:
+    conv = torch.nn.Conv1d(1, 32, 10, 5)
+    gabor_init(conv)
+    spectrum = torch.fft.rfft(conv.weight[:16, 0].detach(), 512).abs()
+    peaks = spectrum.argmax(1).tolist()
+    assert peaks == sorted(peaks) and peaks[0] < 30 and peaks[-1] > 200
+    assert torch.allclose(conv.weight.norm(dim=2), torch.ones(32, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--max_steps", "0"], "'0' is not a whole number of at least 1"),
+        (["--chunk-share", "1.5"], "'1.5' is not a number from 0 to 1"),
+        (["--train_manifest", "no.jsonl"], "no such file: no.jsonl"),
+        (["--trainable", "some"], "invalid choice: 'some'.*attention"),
+    ],
+)
+def test_bad_options_are_named(
+    tones: Path, capsys: pytest.CaptureFixture[str], options: list[str], reason: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*command(tones, "bad", 3), *options])
+    assert re.search(reason, capsys.readouterr().err)
+
+
+def test_unusable_inputs_end_with_a_reason(tones: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tones / "wrong.json").write_text('{"vocab_size": 30}')
+    assert main(command(tones, "bad", 3, model_config=tones / "wrong.json")) == 2
+    assert "vocab_size 30, not 32" in capsys.readouterr().err
+    assert main(command(tones, "bad", 3, init_from=tones / "nowhere")) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert main(command(tones, "bad", 3, max_duration_s=0.01)) == 2
+    assert "no usable recording" in capsys.readouterr().err

@@ -1,0 +1,198 @@
+"""Which clips run together: order, cost, fairness, bounds, and that none is lost or run after it was given up."""
+
+import threading
+import time
+from concurrent.futures import CancelledError
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.batcher import Batch, Batcher, Job, Limits
+from service.errors import DeadlineExceeded, Overloaded, Unavailable
+
+LIMITS = Limits(max_batch_frames=1000, max_batch_items=8, max_queue_audio_s=1000.0, window=16)
+LATER = time.monotonic() + 3600
+
+
+def job(frames: int = 100, model: str = "mha", *, audio_s: float = 1.0, deadline: float = LATER) -> Job:
+    return Job(model, None, frames, audio_s, deadline)
+
+
+def filled(*jobs: Job, limits: Limits = LIMITS) -> Batcher:
+    batcher = Batcher(["mha", "mla"], limits)
+    for one in jobs:
+        batcher.submit(one)
+    return batcher
+
+
+def drain(batcher: Batcher) -> list[Batch]:
+    """All batches there are, each finished before the next is taken."""
+    batches = []
+    while batch := batcher.take(0):
+        batches.append(batch)
+        batcher.finish(batch, 0.1)
+    return batches
+
+
+def test_a_lone_request_goes_at_once_and_alone() -> None:
+    one = job()
+    batch = filled(one).take(3600)
+    assert batch is not None and batch.jobs == [one]
+
+
+def test_nothing_queued_is_nothing() -> None:
+    assert filled().take(0) is None
+
+
+def test_a_waiting_engine_is_woken() -> None:
+    batcher, taken = filled(), []
+    engine = threading.Thread(target=lambda: taken.append(batcher.take(30)))
+    engine.start()
+    one = job()
+    batcher.submit(one)
+    engine.join(10)
+    assert [batch.jobs for batch in taken] == [[one]]
+
+
+@given(st.lists(st.integers(0, 1500), max_size=60), st.lists(st.booleans(), min_size=60, max_size=60))
+def test_every_job_runs_once_within_the_cost_with_the_oldest_in_each_batch(
+    frames: list[int], second: list[bool]
+) -> None:
+    jobs = [job(n, "mla" if is_mla else "mha") for n, is_mla in zip(frames, second, strict=False)]
+    batches = drain(filled(*jobs))
+    assert sorted(map(id, (j for batch in batches for j in batch.jobs))) == sorted(map(id, jobs))
+    waiting = list(jobs)
+    for batch in batches:
+        assert batch.padded_frames <= 1000 or len(batch.jobs) == 1
+        assert len(batch.jobs) <= 8
+        assert {j.model for j in batch.jobs} == {batch.model}
+        assert batch.jobs[0] is next(j for j in waiting if j.model == batch.model)
+        assert [j for j in waiting if j in batch.jobs] == batch.jobs
+        waiting = [j for j in waiting if j not in batch.jobs]
+
+
+def test_company_is_the_nearest_in_length() -> None:
+    jobs = [job(100), job(900), job(110), job(500), job(105), job(90)]
+    batches = drain(filled(*jobs, limits=Limits(max_batch_frames=440, max_batch_items=8)))
+    assert [[j.frames for j in batch.jobs] for batch in batches] == [[100, 110, 105, 90], [900], [500]]
+
+
+def test_company_comes_from_the_oldest_only() -> None:
+    limits = Limits(max_batch_frames=10_000, max_batch_items=8, window=3)
+    batches = drain(filled(*(job(n) for n in (100, 500, 500, 100)), limits=limits))
+    assert [len(batch.jobs) for batch in batches] == [3, 1]
+
+
+def test_a_long_clip_is_not_starved_by_short_ones() -> None:
+    batcher = filled(job(100), job(900))
+    for _ in range(2):
+        for _ in range(8):
+            batcher.submit(job(100))
+        batch = batcher.take(0)
+        assert batch is not None
+        batcher.finish(batch, 0.1)
+    assert [j.frames for j in batch.jobs] == [900]
+
+
+def test_models_share_the_device_by_time() -> None:
+    limits = Limits(max_batch_items=1)
+    batcher = filled(*(job(model=model) for model in ("mha", "mla") for _ in range(40)), limits=limits)
+    order = []
+    for _ in range(40):
+        batch = batcher.take(0)
+        assert batch is not None
+        order.append(batch.model)
+        batcher.finish(batch, 3.0 if batch.model == "mha" else 1.0)
+    assert 9 <= order.count("mha") <= 11
+
+
+def test_a_model_that_was_idle_has_no_credit() -> None:
+    limits = Limits(max_batch_items=1)
+    batcher = filled(*(job(model="mha") for _ in range(30)), limits=limits)
+    for _ in range(10):
+        batch = batcher.take(0)
+        assert batch is not None
+        batcher.finish(batch, 1.0)
+    for _ in range(10):
+        batcher.submit(job(model="mla"))
+    order = []
+    for _ in range(8):
+        batch = batcher.take(0)
+        assert batch is not None
+        order.append(batch.model)
+        batcher.finish(batch, 1.0)
+    assert order.count("mha") == 4
+
+
+def test_cancelled_jobs_leave_at_once_and_never_run() -> None:
+    jobs = [job(audio_s=10.0) for _ in range(3)]
+    batcher = filled(*jobs)
+    assert jobs[0].future.cancel() and jobs[2].future.cancel()
+    assert (batcher.waiting("mha"), batcher.queued_audio_s()) == (1, 10.0)
+    assert [batch.jobs for batch in drain(batcher)] == [[jobs[1]]]
+
+
+def test_a_running_job_cannot_be_cancelled() -> None:
+    one = job()
+    batch = filled(one).take(0)
+    assert batch is not None
+    assert not one.future.cancel()
+
+
+def test_expired_jobs_get_their_error_and_never_run() -> None:
+    late, fine = job(deadline=time.monotonic() - 1), job()
+    assert [batch.jobs for batch in drain(filled(late, fine))] == [[fine]]
+    with pytest.raises(DeadlineExceeded):
+        late.future.result(0)
+
+
+def test_waiting_audio_is_bounded() -> None:
+    batcher = filled(job(audio_s=600.0), job(audio_s=300.0))
+    with pytest.raises(Overloaded, match="max_queue_audio_s") as refused:
+        batcher.submit(job(audio_s=101.0))
+    assert int(refused.value.headers["Retry-After"]) >= 1
+    batcher.submit(job(audio_s=100.0))
+    with pytest.raises(Overloaded):
+        batcher.check_open(1.0)
+    drain(batcher)
+    batcher.check_open(1.0)
+
+
+def test_a_clip_longer_than_the_bound_fits_an_empty_queue() -> None:
+    filled(job(audio_s=5000.0))
+
+
+def test_closed_refuses_new_and_gives_out_the_old() -> None:
+    one = job()
+    batcher = filled(one)
+    batcher.close()
+    with pytest.raises(Unavailable):
+        batcher.submit(job())
+    assert not batcher.drained
+    assert [batch.jobs for batch in drain(batcher)] == [[one]]
+    assert batcher.drained
+
+
+def test_giving_up_answers_everyone() -> None:
+    jobs = [job(), job(model="mla"), job()]
+    batcher = filled(*jobs)
+    jobs[0].future.cancel()
+    batcher.fail_all(Unavailable("gone"))
+    with pytest.raises(CancelledError):
+        jobs[0].future.result(0)
+    for one in jobs[1:]:
+        with pytest.raises(Unavailable):
+            one.future.result(0)
+    assert batcher.waiting("mha") == batcher.waiting("mla") == 0
+
+
+def test_counts_are_zero_at_rest() -> None:
+    batcher = filled(job(), job(), job(model="mla"))
+    batch = batcher.take(0)
+    assert batch is not None
+    assert batcher.running(batch.model) == len(batch.jobs)
+    batcher.finish(batch, 1.0)
+    drain(batcher)
+    assert [batcher.waiting(m) + batcher.running(m) for m in ("mha", "mla")] == [0, 0]
+    assert batcher.queued_audio_s() == 0

@@ -1,0 +1,117 @@
+"""Decoding in processes of their own: right samples, named refusals, and workers that can be lost."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr import audio
+from service.decoding import DecodePool
+from service.errors import BadRequest, DeadlineExceeded, TooLarge
+from tests.service.conftest import sound
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[DecodePool]:
+    pool = DecodePool(1, timeout_s=60.0)
+    pool.start()
+    yield pool
+    await asyncio.to_thread(pool.close)
+
+
+async def decode(pool: DecodePool, file: bytes, max_audio_s: float = 60.0) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "upload"
+        source.write_bytes(file)
+        return await pool.decode(source, Path(folder) / "wave.npy", max_audio_s=max_audio_s)
+
+
+async def test_gives_what_audio_read_gives_after_the_file_is_gone(pool: DecodePool) -> None:
+    file = sound(22_050, rate=22_050, channels=2)
+    wave = await decode(pool, file)
+    assert wave.dtype == np.float32
+    assert np.array_equal(wave, audio.read(file))
+
+
+async def test_refusals_are_named_and_the_worker_lives_on(pool: DecodePool) -> None:
+    with pytest.raises(BadRequest) as garbage:
+        await decode(pool, b"garbage")
+    assert garbage.value.code == "not_audio" and "/" not in garbage.value.message
+    with pytest.raises(TooLarge, match="max_audio_s"):
+        await decode(pool, sound(16_001), max_audio_s=1.0)
+    (worker,) = pool._workers
+    assert len(await decode(pool, sound(16_000), max_audio_s=1.0)) == 16_000
+    assert pool._workers == {worker}
+
+
+async def test_a_crash_is_one_callers_and_the_worker_is_replaced(pool: DecodePool, tmp_path: Path) -> None:
+    stuck = asyncio.create_task(_decode_stuck(pool, tmp_path))
+    await _until_busy(pool)
+    (worker,) = pool._workers
+    os.kill(worker.process.pid or 0, signal.SIGKILL)
+    with pytest.raises(BadRequest) as crashed:
+        await stuck
+    assert crashed.value.code == "not_audio"
+    assert len(await decode(pool, sound(16_000))) == 16_000
+
+
+async def test_a_worker_lost_while_idle_is_nobodys_error(pool: DecodePool) -> None:
+    await decode(pool, sound(100))
+    (worker,) = pool._workers
+    worker.process.kill()
+    worker.process.join()
+    assert len(await decode(pool, sound(16_000))) == 16_000
+
+
+async def test_out_of_time_is_killed_and_the_next_is_served(pool: DecodePool, tmp_path: Path) -> None:
+    await decode(pool, sound(100))
+    pool._timeout_s = 0.2
+    with pytest.raises(DeadlineExceeded) as late:
+        await _decode_stuck(pool, tmp_path)
+    assert late.value.code == "decode_timeout"
+    pool._timeout_s = 60.0
+    assert len(await decode(pool, sound(16_000))) == 16_000
+
+
+async def test_a_cancelled_decode_frees_its_worker(pool: DecodePool, tmp_path: Path) -> None:
+    stuck = asyncio.create_task(_decode_stuck(pool, tmp_path))
+    await _until_busy(pool)
+    stuck.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stuck
+    assert len(await decode(pool, sound(16_000))) == 16_000
+
+
+async def test_workers_leave_signals_to_the_parent(pool: DecodePool) -> None:
+    await decode(pool, sound(100))
+    (worker,) = pool._workers
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(worker.process.pid or 0, number)
+    assert len(await decode(pool, sound(16_000))) == 16_000
+    assert pool._workers == {worker}
+
+
+async def test_closing_ends_every_worker() -> None:
+    pool = DecodePool(2, timeout_s=60.0)
+    pool.start()
+    await decode(pool, sound(100))
+    await asyncio.to_thread(pool.close)
+    assert all(not worker.process.is_alive() for worker in pool._workers)
+
+
+async def _decode_stuck(pool: DecodePool, folder: Path) -> None:
+    """Decode from a pipe that nobody writes to."""
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    await pool.decode(pipe, folder / "wave.npy", max_audio_s=1.0)
+
+
+async def _until_busy(pool: DecodePool) -> None:
+    async with asyncio.timeout(30):
+        while not (pool._workers and pool._idle.empty()):
+            await asyncio.sleep(0.01)

@@ -1,0 +1,211 @@
+"""Whatever happens on the device thread, every request gets its own answer or an error."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from service.batcher import Batcher, Job, Limits
+from service.engine import Engine, Model
+from service.errors import ApiError, Unavailable
+from service.metrics import Metrics
+from tests.fakes import FakeTranscriber
+
+WAIT_S = 120
+
+
+def job(samples: int, model: str = "mha", value: float = 0.0) -> Job:
+    wave = np.full(samples, value, np.float32)
+    return Job(model, wave, samples // 320, samples / 16_000, time.monotonic() + 60)
+
+
+@contextmanager
+def running(**loaders: Callable[[], Model]) -> Iterator[tuple[Engine, Batcher, Metrics]]:
+    metrics, batcher = Metrics({}), Batcher(loaders, Limits(window=64))
+    engine = Engine(loaders, batcher, metrics)
+    engine.start()
+    assert engine.wait_loaded(WAIT_S)
+    try:
+        yield engine, batcher, metrics
+    finally:
+        assert engine.stop(WAIT_S)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def test_each_job_gets_its_own_answer(fake: FakeTranscriber) -> None:
+    jobs = [job(1000 * n) for n in range(1, 20)]
+    with running(mha=lambda: fake) as (_, batcher, _):
+        for one in jobs:
+            batcher.submit(one)
+        texts = [one.future.result(WAIT_S).transcript.text for one in jobs]
+    assert texts == [f"SAMPLES {1000 * n}" for n in range(1, 20)]
+    assert fake.threads == {"engine"}
+
+
+def test_what_waits_meanwhile_runs_together(held: FakeTranscriber) -> None:
+    held.gate.set()
+    with running(mha=lambda: held) as (_, batcher, metrics):
+        held.gate.clear()
+        held.entered.clear()
+        first, others = job(3200), [job(3200 + n) for n in range(5)]
+        batcher.submit(first)
+        assert held.entered.wait(WAIT_S)
+        for one in others:
+            batcher.submit(one)
+        held.gate.set()
+        sizes = [one.future.result(WAIT_S).batch_size for one in [first, *others]]
+    assert sizes == [1, 5, 5, 5, 5, 5]
+    frames = value(metrics, "asr_frames_total", model="mha")
+    assert frames == sum(one.frames for one in [first, *others])
+    assert value(metrics, "asr_padding_frames_total", model="mha") == 0
+    assert value(metrics, "asr_batch_size_sum", model="mha") == 6
+    assert value(metrics, "asr_batch_size_count", model="mha") == 2
+
+
+def test_one_bad_clip_does_not_fail_its_neighbours(
+    held: FakeTranscriber, caplog: pytest.LogCaptureFixture
+) -> None:
+    held.gate.set()
+    with running(mha=lambda: held) as (engine, batcher, _):
+        held.gate.clear()
+        held.entered.clear()
+        jobs = [job(800), job(801), job(802, value=held.POISON), job(803)]
+        for one in jobs:
+            batcher.submit(one)
+        held.gate.set()
+        with pytest.raises(ApiError) as failed:
+            jobs[2].future.result(WAIT_S)
+        assert [one.future.result(WAIT_S).transcript.text for one in jobs if one is not jobs[2]] == [
+            "SAMPLES 800",
+            "SAMPLES 801",
+            "SAMPLES 803",
+        ]
+        assert engine.ready
+    assert "secret" not in failed.value.message
+    assert "poisoned" in caplog.text
+
+
+def test_a_wrong_number_of_transcripts_is_an_error() -> None:
+    class Short(FakeTranscriber):
+        def transcribe(self, waves: list) -> list:  # type: ignore[override]
+            return super().transcribe(waves)[:-1] if len(self.batches) else super().transcribe(waves)
+
+    with running(mha=Short) as (_, batcher, _):
+        one = job(800)
+        batcher.submit(one)
+        with pytest.raises(ApiError, match="failed"):
+            one.future.result(WAIT_S)
+
+
+def test_out_of_memory_is_counted_and_tried_clip_by_clip(held: FakeTranscriber) -> None:
+    class Small(FakeTranscriber):
+        def transcribe(self, waves: list) -> list:  # type: ignore[override]
+            if len(waves) > 1 and len(waves[1]):  # the warm-up's second clip is empty
+                self.gate.wait(WAIT_S)
+                raise MemoryError
+            return super().transcribe(waves)
+
+    model = Small(held=True)
+    model.gate.set()
+    with running(mha=lambda: model) as (_, batcher, metrics):
+        model.gate.clear()
+        jobs = [job(800) for _ in range(4)]
+        for one in jobs:
+            batcher.submit(one)
+        model.gate.set()
+        assert all(one.future.result(WAIT_S).transcript.text == "SAMPLES 800" for one in jobs)
+        assert value(metrics, "asr_out_of_memory_total", model="mha") == 1
+
+
+def test_a_model_that_does_not_load_is_told_and_the_other_serves(fake: FakeTranscriber) -> None:
+    def broken() -> Model:
+        raise ValueError("config.json: no such file")
+
+    with running(mha=broken, mla=lambda: fake) as (engine, batcher, _):
+        assert engine.ready
+        assert (engine.states["mha"].status, engine.states["mha"].reason) == (
+            "failed",
+            "config.json: no such file",
+        )
+        one = job(800, "mla")
+        batcher.submit(one)
+        assert one.future.result(WAIT_S).transcript.text == "SAMPLES 800"
+
+
+def test_warm_up_runs_before_ready(fake: FakeTranscriber) -> None:
+    with running(mha=lambda: fake):
+        assert [len(batch) for batch in fake.batches] == [2]
+        assert fake.batches[0][1] == 0
+
+
+def test_nothing_loaded_is_not_ready_but_alive() -> None:
+    def broken() -> Model:
+        raise RuntimeError("no device")
+
+    with running(mha=broken) as (engine, _, _):
+        assert not engine.ready
+        assert engine.alive(WAIT_S)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_when_the_thread_dies_nobody_hangs(held: FakeTranscriber) -> None:
+    class Dying(FakeTranscriber):
+        def transcribe(self, waves: list) -> list:  # type: ignore[override]
+            answers = super().transcribe(waves)
+            if len(self.batches) > 1:
+                raise SystemExit
+            return answers
+
+    model = Dying()
+    with running(mha=lambda: model) as (engine, batcher, _):
+        model.gate.clear()
+        model.entered.clear()
+        jobs = [job(800)]
+        batcher.submit(jobs[0])
+        assert model.entered.wait(WAIT_S)
+        jobs += [job(800) for _ in range(3)]
+        for one in jobs[1:]:
+            batcher.submit(one)
+        model.gate.set()
+        for one in jobs:
+            with pytest.raises(Unavailable):
+                one.future.result(WAIT_S)
+        assert engine.stop(WAIT_S)
+        assert not engine.ready and not engine.alive(WAIT_S)
+        with pytest.raises(Unavailable):
+            batcher.submit(job(800))
+
+
+def test_a_stuck_device_shows_in_the_heartbeat(held: FakeTranscriber) -> None:
+    held.gate.set()
+    with running(mha=lambda: held) as (engine, batcher, _):
+        held.gate.clear()
+        held.entered.clear()
+        one = job(800)
+        batcher.submit(one)
+        assert held.entered.wait(WAIT_S)
+        before = engine.heartbeat_age_s()
+        time.sleep(0.05)
+        assert engine.heartbeat_age_s() > before
+        assert not engine.alive(0.04)
+        held.gate.set()
+        one.future.result(WAIT_S)
+
+
+def test_stop_runs_what_is_queued(held: FakeTranscriber) -> None:
+    held.gate.set()
+    with running(mha=lambda: held) as (engine, batcher, _):
+        held.gate.clear()
+        held.entered.clear()
+        jobs = [job(800 * n) for n in range(1, 6)]
+        for one in jobs:
+            batcher.submit(one)
+        held.gate.set()
+        assert engine.stop(WAIT_S)
+        assert all(one.future.done() and one.future.exception() is None for one in jobs)
+        assert not engine.ready

@@ -1,0 +1,164 @@
+"""`python -m service`: its settings, and the real process from start to SIGTERM."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from service.__main__ import main, spelled
+from service.settings import Settings
+from tests.service.conftest import WAIT_S, sound, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("given", "models"),
+    [
+        ("mha=a", {"mha": "a"}),
+        ("mha=a, mla=org/b@main", {"mha": "a", "mla": "org/b@main"}),
+        ('{"mha": "a"}', {"mha": "a"}),
+    ],
+)
+def test_models_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, given: str, models: dict[str, str]
+) -> None:
+    monkeypatch.setenv("MLA_ASR_MODELS", given)
+    assert Settings().models == models
+
+
+@pytest.mark.parametrize("given", ["mha", "=a", "mha=", "", "a=b,"])
+def test_models_that_are_no_pairs_are_refused(given: str) -> None:
+    with pytest.raises(ValidationError, match="name=source"):
+        Settings(models=given)  # type: ignore[arg-type]
+
+
+def test_both_models_are_bundled_by_default() -> None:
+    assert Settings().models == {"mha": "mha", "mla": "mla"}
+
+
+def test_spelling() -> None:
+    words = ["--max_audio_s=3", "--log_level", "info", "--models", "a=./b_c", "d=e", "--port", "1"]
+    expected = [
+        "--max-audio-s=3",
+        "--log-level",
+        "info",
+        "--models",
+        "a=./b_c",
+        "--models",
+        "d=e",
+        "--port",
+        "1",
+    ]
+    assert spelled(words) == expected
+
+
+def test_wrong_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--port", "x", "--dtype", "int8", "--models", "mha"]) == 2
+    said = capsys.readouterr().err
+    for part in ("--port is 'x'", "--dtype is 'int8'", "'bfloat16'", "'mha' is not name=source"):
+        assert part in said
+
+
+def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "Example:" in said
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in said
+
+
+class Process:
+    """`python -m service` as a child, with its log collected."""
+
+    def __init__(self, *options: str) -> None:
+        command = [sys.executable, "-m", "service", "--port", "0", "--decode-workers", "1", *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.child = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        self.log: list[str] = []
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.child.stderr
+        self.log.extend(iter(self.child.stderr.readline, ""))
+
+    @property
+    def url(self) -> str | None:
+        found = re.search(r"running on (http://[\d.:]+)", "".join(self.log))
+        return found and found[1]
+
+    def ready(self) -> bool:
+        assert self.child.poll() is None, "".join(self.log)
+        return bool(self.url) and httpx.get(f"{self.url}/health/ready").status_code == 200
+
+
+@contextmanager
+def started(*options: str) -> Iterator[Process]:
+    process = Process(*options)
+    try:
+        wait_until(process.ready, "the process to be ready")
+        yield process
+    finally:
+        process.child.kill()
+        process.child.wait()
+        process.reader.join(WAIT_S)
+        assert process.child.stderr
+        process.child.stderr.close()
+
+
+def test_sigterm_loses_no_accepted_request_and_exits_0(folders: dict[str, str]) -> None:
+    pairs = ",".join(f"{name}={folder}" for name, folder in folders.items())
+    with started("--models", pairs, "--drain-delay-s", "2") as process, ThreadPoolExecutor(8) as clients:
+        clips = [sound(16_000 * n) for n in (20, 1, 2, 3, 4, 5)]
+
+        def send(clip: bytes) -> Any:
+            headers = {"content-type": "audio/wav"}
+            return httpx.post(
+                f"{process.url}/transcribe?model=mla", content=clip, headers=headers, timeout=WAIT_S
+            )
+
+        def running() -> bool:
+            waiting = re.findall(r"asr_requests_(?:waiting|running){model=\"mla\"} (\S+)", metrics())
+            return sum(map(float, waiting)) > 0
+
+        def metrics() -> str:
+            return httpx.get(f"{process.url}/metrics").text
+
+        accepted = [clients.submit(send, clip) for clip in clips]
+        wait_until(running, "a request on its way")
+        process.child.send_signal(signal.SIGTERM)
+        wait_until(
+            lambda: httpx.get(f"{process.url}/health/ready").status_code == 503, "the process to drain"
+        )
+        assert send(sound(1000)).json()["error"]["code"] == "draining"
+        outcomes = [answer.result(WAIT_S).status_code for answer in accepted]
+        # Those that came after the signal may have been refused, but none broke and the first ones were served.
+        assert set(outcomes) <= {200, 503} and 200 in outcomes
+        assert process.child.wait(WAIT_S) == 0
+    assert "Traceback" not in "".join(process.log)
+    assert all(f"model '{name}' is ready" in "".join(process.log) for name in folders)
+
+
+def test_ctrl_c_stops_an_idle_server_and_leaves_no_processes(folders: dict[str, str], tmp_path: Path) -> None:
+    with started("--models", f"mha={folders['mha']}", "--spool-dir", str(tmp_path)) as process:
+        (tmp_path / "marker").touch()
+        process.child.send_signal(signal.SIGINT)
+        assert process.child.wait(WAIT_S) == 0
+        # The log's pipe ends only when every process that holds it has ended.
+        process.reader.join(WAIT_S)
+        assert not process.reader.is_alive()
+    assert [path.name for path in tmp_path.iterdir()] == ["marker"]

@@ -1,0 +1,326 @@
+"""The HTTP contract, over real sockets and tiny real models."""
+
+import io
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+import asr
+from asr import subtitles
+from service.settings import Settings
+from tests.service.conftest import Served, serving, sound
+
+SECOND = 16_000
+
+
+def error_of(response: httpx.Response) -> dict[str, str | None]:
+    """The error in the answer, which must have the one shape all errors have."""
+    assert set(response.json()) == {"error"}, response.text
+    error = response.json()["error"]
+    assert set(error) == {"type", "code", "message", "param"}
+    assert "Traceback" not in response.text and "/tmp" not in response.text
+    assert response.headers["x-request-id"]
+    return error
+
+
+@pytest.fixture(scope="module")
+def expected(folders: dict[str, str]) -> Callable[[str, bytes], asr.Transcript]:
+    """What the model itself makes of a file."""
+
+    def transcribe(kind: str, file: bytes) -> asr.Transcript:
+        return asr.load(folders[kind], device="cpu").transcribe([asr.audio.read(file)])[0]
+
+    return transcribe
+
+
+@pytest.mark.parametrize("model", ["mha", "mla"])
+def test_json_is_what_the_model_says(server: Served, expected: Callable, model: str) -> None:
+    clip = sound(3 * SECOND)
+    response = server.post(clip, model)
+    assert response.status_code == 200
+    body = response.json()
+    assert body["text"] == expected(model, clip).text.lower() != ""
+    assert set(body) == {"text", "model", "language", "duration", "timing"}
+    assert (body["model"], body["language"], body["duration"]) == (model, "en", 3.0)
+    assert body["timing"]["batch_size"] == 1
+    assert body["timing"]["inference_s"] > 0 <= body["timing"]["queue_s"]
+
+
+def test_headers(server: Served) -> None:
+    response = server.post(sound(SECOND))
+    phases = [part.partition(";dur=")[0] for part in response.headers["server-timing"].split(", ")]
+    assert phases == ["upload", "decode", "queue", "inference", "total"]
+    headers = {"x-request-id": "mine-1"}
+    assert server.client.get("/health/live", headers=headers).headers["x-request-id"] == "mine-1"
+    headers = {"x-request-id": "not <fine>"}
+    assert server.client.get("/health/live", headers=headers).headers["x-request-id"] != "not <fine>"
+
+
+def test_multipart_with_options_in_the_form(server: Served, expected: Callable) -> None:
+    clip = sound(2 * SECOND, kind="FLAC")
+    form = {"model": "mla", "case": "upper", "timestamp_granularities[]": ["word", "segment"]}
+    body = server.client.post("/transcribe", data=form, files={"file": ("a.flac", clip)}).json()
+    transcript = expected("mla", clip)
+    assert body["text"] == transcript.text
+    assert [word["word"] for word in body["words"]] == [word.word for word in transcript.words]
+    assert [word["start"] for word in body["words"]] == [word.start for word in transcript.words]
+    assert all(0 <= word["confidence"] <= 1 for word in body["words"])
+    assert " ".join(segment["text"] for segment in body["segments"]) == transcript.text
+
+
+def test_formats(server: Served, expected: Callable) -> None:
+    clip = sound(2 * SECOND)
+    transcript = expected("mha", clip)
+    verbose = server.post(clip, response_format="verbose_json").json()
+    assert verbose["task"] == "transcribe" and "segments" in verbose and "words" not in verbose
+    text = server.post(clip, response_format="text")
+    assert text.text == transcript.text.lower() + "\n"
+    assert text.headers["content-type"].startswith("text/plain")
+    upper = {"case": "upper"}
+    assert server.post(clip, response_format="srt", **upper).text == subtitles.srt(transcript.words) != ""
+    vtt = server.post(clip, response_format="vtt", **upper)
+    assert vtt.text == subtitles.vtt(transcript.words)
+    assert vtt.headers["content-type"].startswith("text/vtt")
+
+
+@pytest.mark.parametrize(
+    ("clip", "duration_s"),
+    [
+        (sound(320), 0.02),
+        (sound(3200), 0.2),
+        (sound(8000, rate=8000, channels=2), 1.0),
+        (sound(44_100, rate=44_100, kind="OGG"), 1.0),
+        (sound(22_050, rate=22_050, kind="MP3"), None),
+    ],
+    ids=["0.02 s", "0.2 s", "8 kHz stereo", "ogg 44.1 kHz", "mp3"],
+)
+def test_clips_of_all_kinds(server: Served, clip: bytes, duration_s: float | None) -> None:
+    body = server.post(clip).json()
+    assert "text" in body, body
+    assert duration_s is None or body["duration"] == pytest.approx(duration_s)
+
+
+def test_a_clip_shorter_than_a_frame_is_empty_text(server: Served) -> None:
+    response = server.post(sound(399), timestamp_granularities="word")
+    assert response.status_code == 200
+    assert (response.json()["text"], response.json()["words"]) == ("", [])
+
+
+def test_silence_and_two_minutes(server: Served) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(SECOND), SECOND, format="WAV")
+    assert server.post(file.getvalue()).status_code == 200
+    assert server.post(sound(120 * SECOND)).json()["duration"] == 120.0
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "empty"),
+        (b"\x00", "not_audio"),
+        (b"<!doctype html><html></html>", "not_audio"),
+        (b"PK\x03\x04" + bytes(500), "not_audio"),
+        (np.random.default_rng(0).bytes(10_000), "not_audio"),
+        (sound(SECOND)[:30], "not_audio"),
+        (sound(0), "empty"),
+        (b"RIFF\xff\xff\xff\xffWAVE", "not_audio"),
+        (b"\x00\x00\x00\x18ftypM4A " + bytes(100), "not_audio"),
+    ],
+    ids=["empty", "one byte", "html", "zip", "noise", "cut", "no samples", "riff", "m4a"],
+)
+def test_garbage_is_the_callers_fault(server: Served, body: bytes, code: str) -> None:
+    response = server.post(body)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, "file")
+
+
+def test_unsupported_rate(server: Served) -> None:
+    assert error_of(server.post(sound(1000, rate=4000)))["code"] == "unsupported"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "code", "param", "names"),
+    [
+        ({"model": "gpt"}, 404, "model_not_found", "model", "mha, mla"),
+        ({"model": ""}, 400, "missing_option", "model", "mha, mla"),
+        ({"response_format": "xml"}, 400, "invalid_option", "response_format", "verbose_json"),
+        (
+            {"timestamp_granularities[]": "letter"},
+            400,
+            "invalid_option",
+            "timestamp_granularities[]",
+            "segment",
+        ),
+        ({"case": "Title"}, 400, "invalid_option", "case", "lower"),
+        ({"timeout_s": "soon"}, 400, "invalid_option", "timeout_s", "number"),
+        ({"timeout_s": "0"}, 400, "invalid_option", "timeout_s", "greater than 0"),
+        ({"timeout_s": "nan"}, 400, "invalid_option", "timeout_s", "number"),
+        ({"timeout_s": "1e9"}, 400, "invalid_option", "timeout_s", "max_timeout_s"),
+        ({"reponse_format": "json"}, 400, "unknown_option", "reponse_format", "response_format"),
+    ],
+)
+@pytest.mark.parametrize("where", ["query", "form"])
+def test_wrong_options_name_the_choices(
+    server: Served, options: dict[str, str], status: int, code: str, param: str, names: str, where: str
+) -> None:
+    options = {"model": "mha"} | options
+    files = {"file": ("a.wav", sound(SECOND))}
+    sent = {"params": options} if where == "query" else {"data": options}
+    response = server.client.post("/transcribe", files=files, **sent)  # type: ignore[arg-type]
+    assert response.status_code == status
+    error = error_of(response)
+    assert (error["code"], error["param"]) == (code, param)
+    assert names in str(error["message"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ({"content": b"model=mha", "headers": {"content-type": "text/plain"}}, "unsupported_content_type"),
+        ({"data": {"case": "lower"}}, "unsupported_content_type"),
+        ({"files": {"audio": ("a.wav", b"x")}}, "missing_file"),
+        ({"files": [("file", ("a", b"x")), ("file", ("b", b"x"))]}, "bad_form"),
+        ({"files": {"file": ("a", b"x")}, "data": {f"f{i}": "" for i in range(30)}}, "bad_form"),
+        ({"files": {"file": ("a", b"x")}, "data": {"case": "x" * 70_000}}, "bad_form"),
+        (
+            {"content": b"no parts", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+            "bad_form",
+        ),
+        ({"content": b"", "headers": {"content-type": "multipart/form-data"}}, "bad_form"),
+    ],
+    ids=[
+        "text",
+        "urlencoded",
+        "other field",
+        "two files",
+        "30 fields",
+        "long field",
+        "no parts",
+        "no boundary",
+    ],
+)
+def test_wrong_bodies(server: Served, request_: dict, code: str) -> None:
+    response = server.client.post("/transcribe?model=mha", **request_)
+    assert response.status_code == 400
+    assert error_of(response)["code"] == code
+
+
+@pytest.mark.parametrize("charset", ["undefined", "hex", "idna", "no-such"])
+def test_odd_character_sets_are_no_crash(server: Served, charset: str) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="case\xff"\r\n\r\nlower\r\n--x--\r\n'
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    response = server.client.post("/transcribe?model=mha", content=part, headers=headers)
+    assert response.status_code == 400
+    error_of(response)
+
+
+def test_upload_limit_by_header_and_while_it_arrives(server: Served) -> None:
+    limit = server.service.settings.max_upload_bytes
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 20 * limit:
+            sent += 2**16
+            yield bytes(2**16)
+
+    for response in (server.post(bytes(limit + 1)), server.post(endless())):  # type: ignore[arg-type]
+        assert response.status_code == 413
+        error = error_of(response)
+        assert error["code"] == "upload_too_large" and "max_upload_bytes" in str(error["message"])
+    form = server.client.post("/transcribe?model=mha", files={"file": bytes(limit)})
+    assert error_of(form)["code"] == "upload_too_large"
+
+
+def test_refused_before_the_body_is_read(server: Served) -> None:
+    """With Expect, a client sends the body only when asked for it: here the answer comes instead."""
+    host, port = server.url.removeprefix("http://").split(":")
+    head = "POST /transcribe?model=mha HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nExpect: 100-continue\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"{head}Content-Length: 999999999999\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_too_long(server: Served) -> None:
+    response = server.post(sound(151 * 8000, rate=8000))
+    assert response.status_code == 413
+    assert error_of(response)["code"] == "audio_too_long"
+    assert "max_audio_s" in str(error_of(response)["message"])
+
+
+def test_slow_upload(server: Served) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    head = "POST /transcribe?model=mha HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nContent-Length: 9\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"{head}abc".encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"slow_upload" in answer and b"x-should-retry: false" in answer
+
+
+def test_unknown_routes_and_methods(server: Served) -> None:
+    assert error_of(server.client.get("/no/such"))["code"] == "route_not_found"
+    response = server.client.get("/transcribe")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert error_of(response)["code"] == "method_not_allowed"
+
+
+def test_models(server: Served, folders: dict[str, str]) -> None:
+    cards = {card["id"]: card for card in server.client.get("/v1/models").json()["data"]}
+    assert list(cards) == ["mha", "mla"]
+    for kind, card in cards.items():
+        model = asr.load(folders[kind], device="cpu")
+        assert card["status"] == "ready"
+        assert card["attention"] == model.config.attention.to_dict()
+        assert card["parameters"] == model.parameters
+        assert card["cache_bytes_per_second"] == model.cache_bytes_per_second
+        assert card["sha256"] == model.folder_hash
+    assert cards["mla"]["cache_bytes_per_second"] < cards["mha"]["cache_bytes_per_second"]
+
+
+def test_health_and_pages(server: Served) -> None:
+    assert server.client.get("/health/live").json()["status"] == "ok"
+    ready = {"status": "ok", "models": {"mha": {"status": "ready"}, "mla": {"status": "ready"}}}
+    assert server.client.get("/health/ready").json() == server.client.get("/health").json() == ready
+    page = server.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "http" not in page.text.replace("http-equiv", "")  # nothing from elsewhere
+    operation = server.client.get("/openapi.json").json()["paths"]["/transcribe"]["post"]
+    assert "response_format" in {parameter["name"] for parameter in operation["parameters"]}
+    assert server.client.get("/docs").status_code == 200
+
+
+def test_a_broken_model_is_named_and_the_other_serves(folders: dict[str, str], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{ not json")
+    with serving(Settings(models={"mha": str(broken), "mla": folders["mla"]})) as served:
+        health = served.client.get("/health/ready")
+        assert health.status_code == 200
+        assert health.json()["models"]["mla"] == {"status": "ready"}
+        assert health.json()["models"]["mha"]["status"] == "failed"
+        assert str(broken / "config.json") in health.json()["models"]["mha"]["reason"]
+        assert [card["status"] for card in served.client.get("/v1/models").json()["data"]] == [
+            "failed",
+            "ready",
+        ]
+        assert served.post(sound(SECOND), "mla").status_code == 200
+        refused = served.post(sound(SECOND), "mha")
+        assert refused.status_code == 503
+        assert error_of(refused)["code"] == "model_not_ready"
+
+
+def test_no_model_at_all_is_not_ready_but_alive(tmp_path: Path) -> None:
+    with serving(Settings(models={"mha": str(tmp_path)})) as served:
+        health = served.client.get("/health/ready")
+        assert (health.status_code, health.json()["status"]) == (503, "failed")
+        assert served.client.get("/health/live").status_code == 200
+        refused = served.post(sound(SECOND))
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "not_ready")
+        assert int(refused.headers["retry-after"]) >= 1
