@@ -55,13 +55,15 @@ synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in da
 	$(RUN) -m offline.synthesize --output_dir data/speech --hours $(HOURS) $(ARGS)
 
 # The bundled models, from nothing. Stopped anywhere, it goes on where it was.
-bundled: synthesize ## train mha on data/speech, convert it to mla, write both to asr/bundled (hours on 2 cores)
+bundled: synthesize ## train mha, convert it to mla, write both to asr/bundled and evaluate (hours on 2 cores)
 	$(RUN) -m offline.train --train_manifest data/speech/train.jsonl --dev_manifest data/speech/dev.jsonl \
 	  --output_dir runs/mha $(TRAIN_ARGS)
 	$(RUN) -c 'import json; from asr import checkpoint; report = json.load(open("runs/mha/best/report.json")); \
 	  checkpoint.save(*checkpoint.load("runs/mha/best"), "asr/bundled/mha", report)'
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --cache_reduction 0.75 \
 	  --calibration_manifest data/speech/train.jsonl
+	$(RUN) -m offline.evaluate --model mha,mla --output_file results/bundled.json \
+	  --manifest data/speech/test-seen-voices.jsonl,data/speech/test-unseen-voice.jsonl
 
 docs: $(VENV)/.installed-dev ## write the library's reference to site/
 	$(RUN) -m pdoc --docformat google --output-directory site asr

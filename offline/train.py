@@ -118,12 +118,12 @@ def new_model(args: Namespace) -> tuple[ConformerCTC, Vocabulary]:
         raise ValueError(f"--model_config {args.model_config}: vocab_size {config.vocab_size}, not {len(TOKENS)}")
     model = ConformerCTC(config)
     if args.gabor_init:
-        gabor_init(model.feature_extractor.conv_layers[0].conv)
+        gabor_init(model.feature_extractor.conv_layers[0].get_submodule("conv"))
     return model, Vocabulary(TOKENS)
 
 
 @torch.no_grad()
-def gabor_init(conv: nn.Conv1d) -> None:
+def gabor_init(conv: nn.Module) -> None:
     """Sets a first convolution [channels, 1, kernel] to windowed cosines and sines, mel-spaced from 80 Hz to 7.6 kHz.
 
     Random kernels of ten samples must first find pitch and formants; these let different bands through at once.

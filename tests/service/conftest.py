@@ -108,7 +108,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) ->
 @pytest.fixture(scope="session")
 def server(folders: dict[str, str]) -> Iterator[Served]:
     """A server of both tiny models with small limits, for tests that leave it as it was."""
-    limits: dict[str, Any] = {"max_upload_bytes": 5_000_000, "max_audio_s": 150.0, "upload_idle_s": 1.0}
+    limits: dict[str, Any] = {"max_upload_bytes": 5_000_000, "max_audio_s": 150.0}
     with serving(Settings(models=folders, decode_workers=1, **limits)) as served:
         yield served
 

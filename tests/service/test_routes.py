@@ -13,7 +13,8 @@ import soundfile
 import asr
 from asr import subtitles
 from service.settings import Settings
-from tests.service.conftest import Served, serving, sound
+from tests.fakes import FakeTranscriber
+from tests.service.conftest import WAIT_S, Served, serving, sound
 
 SECOND = 16_000
 
@@ -242,7 +243,7 @@ def test_refused_before_the_body_is_read(server: Served) -> None:
     """With Expect, a client sends the body only when asked for it: here the answer comes instead."""
     host, port = server.url.removeprefix("http://").split(":")
     head = "POST /transcribe?model=mha HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nExpect: 100-continue\r\n"
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
         connection.sendall(f"{head}Content-Length: 999999999999\r\n\r\n".encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
@@ -254,12 +255,13 @@ def test_too_long(server: Served) -> None:
     assert "max_audio_s" in str(error_of(response)["message"])
 
 
-def test_slow_upload(server: Served) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
+def test_slow_upload(fake: FakeTranscriber) -> None:
     head = "POST /transcribe?model=mha HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nContent-Length: 9\r\n\r\n"
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(f"{head}abc".encode())
-        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    with serving(Settings(decode_workers=1, upload_idle_s=0.2), {"mha": fake}) as served:
+        host, port = served.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
+            connection.sendall(f"{head}abc".encode())
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"slow_upload" in answer and b"x-should-retry: false" in answer
 

@@ -1,0 +1,61 @@
+"""Copies a small, even choice of recordings into a folder of its own, with a manifest: what the tests listen to."""
+
+import json
+import shutil
+import sys
+from argparse import Namespace
+from collections import defaultdict
+from pathlib import Path
+
+from offline import cli
+from offline.data import Utterance, read_manifest
+
+EXAMPLE = """python -m offline.samples --output_dir tests/speech --clips 30 \\
+    --manifest data/speech/test-seen-voices.jsonl,data/speech/test-unseen-voice.jsonl"""
+
+
+def choose(utterances: list[Utterance], clips: int) -> list[Utterance]:
+    """The first recordings of each domain and engine in turn, until there are `clips`; in their own order."""
+    groups: dict[tuple[str, str], list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        groups[utterance.domain, utterance.engine].append(utterance)
+    chosen: list[Utterance] = []
+    for row in range(max(map(len, groups.values()), default=0)):
+        chosen += [group[row] for group in groups.values() if row < len(group)]
+    kept = {utterance.audio for utterance in chosen[:clips]}
+    return [utterance for utterance in utterances if utterance.audio in kept]
+
+
+def copy(utterances: list[Utterance], folder: Path, name: str) -> None:
+    """Write `folder/name.jsonl` and the recordings that it lists, in `folder/name/`."""
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    lines = []
+    for utterance in utterances:
+        shutil.copy(utterance.audio, folder / name)
+        row = {"audio_filepath": f"{name}/{utterance.audio.name}", "duration": utterance.duration_s}
+        row |= {"text": utterance.text, "domain": utterance.domain}
+        lines.append(json.dumps(row | {"engine": utterance.engine, "voice": utterance.voice}) + "\n")
+    (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def run(args: Namespace) -> None:
+    for manifest in args.manifest:
+        chosen = choose(read_manifest(manifest), args.clips)
+        copy(chosen, args.output_dir, manifest.stem)
+        print(f"{args.output_dir / manifest.stem}.jsonl: {len(chosen)} recordings")
+
+
+def main() -> None:
+    """The command line."""
+    options = cli.parser(__doc__ or "", EXAMPLE)
+    options.add_argument("--manifest", type=cli.paths, required=True, help="manifests to choose from, a.jsonl,b.jsonl")
+    options.add_argument("--output_dir", type=Path, required=True, help="folder to copy to")
+    options.add_argument("--clips", type=cli.count, default=30, help="recordings of each manifest")
+    try:
+        run(options.parse_args())
+    except ValueError as error:
+        sys.exit(f"offline.samples: {error}")
+
+
+if __name__ == "__main__":
+    main()
