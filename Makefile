@@ -12,9 +12,11 @@ HOST   ?= 0.0.0.0
 PORT   ?= 8000
 # What to serve, as name=folder-or-hub-id pairs; the two bundled models when empty.
 MODELS ?=
-# Hours of speech to make for training, and more arguments for the training of the bundled model.
-HOURS      ?= 8
-TRAIN_ARGS ?=
+# How many processes train; more of them hear more speech in a step.
+PROCESSES ?= 2
+# What the bundled models hear.
+SPEECH_ARGS ?= --hours 8 --engines espeak,flite,hibari --shares espeak=0.35,flite=0.25,hibari=0.4 --everyday_share 0.65 \
+  --dev_clips 150 --test_seen_clips 800 --test_unseen_clips 400
 # More arguments for the command that a target runs: make test ARGS='-k audio'
 ARGS   ?=
 
@@ -26,12 +28,12 @@ TOOLS := espeak-ng flite fortunes ffmpeg sox
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format synthesize bundled docs tools clean
+.PHONY: help setup serve test lint format synthesize bundled bench docs tools clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: VENV PYTHON TORCH TORCH_INDEX HOST PORT MODELS HOURS TRAIN_ARGS ARGS: see the top of the Makefile."
+	@echo "Variables: VENV PYTHON TORCH TORCH_INDEX HOST PORT MODELS PROCESSES SPEECH_ARGS ARGS: see the top of the Makefile."
 
 setup: $(VENV)/.installed-dev ## make the virtual environment .venv with all that serving, training and testing need
 	@echo "Ready: $(RUN)"
@@ -51,19 +53,30 @@ format: $(VENV)/.installed-dev ## put the code into the project's format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in data/speech (HOURS=); resumes
-	$(RUN) -m offline.synthesize --output_dir data/speech --hours $(HOURS) $(ARGS)
+synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in data/speech (SPEECH_ARGS=); resumes
+	$(RUN) -m offline.synthesize --output_dir data/speech --seed 1 $(SPEECH_ARGS) $(ARGS)
 
 # The bundled models, from nothing. Stopped anywhere, it goes on where it was.
-bundled: synthesize ## train mha, convert it to mla, write both to asr/bundled and evaluate (hours on 2 cores)
-	$(RUN) -m offline.train --train_manifest data/speech/train.jsonl --dev_manifest data/speech/dev.jsonl \
-	  --output_dir runs/mha $(TRAIN_ARGS)
-	$(RUN) -c 'import json; from asr import checkpoint; report = json.load(open("runs/mha/best/report.json")); \
-	  checkpoint.save(*checkpoint.load("runs/mha/best"), "asr/bundled/mha", report)'
-	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --cache_reduction 0.75 \
-	  --calibration_manifest data/speech/train.jsonl
-	$(RUN) -m offline.evaluate --model mha,mla --output_file results/bundled.json \
-	  --manifest data/speech/test-seen-voices.jsonl,data/speech/test-unseen-voice.jsonl
+SPEECH := --train_manifest data/speech/train.jsonl
+LEARN  := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train $(SPEECH) \
+  --dev_manifest data/speech/dev.jsonl --decay_steps 0 --curriculum_steps 0
+bundled: synthesize ## train mha on data/speech, convert it to mla, write both to asr/bundled (two hours on 2 cores)
+	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain $(SPEECH) --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
+	$(LEARN) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 --batch_seconds 20 --warmup_steps 200 \
+	  --curriculum_steps 300 --chunk_start_step 2000 --augment_strength 0.5 --augment_ramp_steps 2500
+	$(LEARN) --init_from runs/mha-1/best --output_dir runs/mha-2 --max_steps 2800 --batch_seconds 24 --join_s 10 --seed 2 \
+	  --warmup_steps 100 --decay_steps 1200 --chunk_start_step 500 --augment_strength 0.5 --augment_ramp_steps 1500
+	$(RUN) -m offline.bundle --source runs/mha-2/best --name mha
+	$(RUN) -m offline.convert --model_name mha --output_dir runs/mla-0 --cache_reduction 0.75 --calibration_manifest data/speech/train.jsonl
+	$(LEARN) --init_from runs/mla-0 --output_dir runs/mla-1 --max_steps 300 --batch_seconds 24 --join_s 10 --seed 3 \
+	  --learning_rate 3e-4 --warmup_steps 30 --decay_steps 250 --chunk_start_step 0 --augment_strength 0.5 --augment_ramp_steps 0
+	$(RUN) -m offline.bundle --source runs/mla-1/final --name mla
+	for split in test-seen-voices test-unseen-voice; do \
+	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json; done
+
+bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and of the 618M architecture, on this machine
+	$(RUN) -m offline.benchmark --output_file results/benchmark.json
+	$(RUN) -m offline.benchmark --large --dtype bfloat16 --batch_size 1,4 --output_file results/benchmark-large.json
 
 docs: $(VENV)/.installed-dev ## write the library's reference to site/
 	$(RUN) -m pdoc --docformat google --output-directory site asr

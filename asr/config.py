@@ -29,7 +29,7 @@ class Attention:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"attention: unknown keys {sorted(unknown)}; known: {[f.name for f in fields(cls)]}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return cls(**_tuples(values))
 
     def to_dict(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -125,7 +125,7 @@ class ModelConfig:
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version is {version!r}, this version reads {FORMAT_VERSION}")
         known = {f.name for f in fields(cls)} - {"attention", "extra"}
-        ours = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        ours = _tuples({k: v for k, v in values.items() if k in known})
         extra = {k: v for k, v in values.items() if k not in known | DERIVED_FIELDS}
         return cls(**ours, attention=Attention.from_dict(values.get("attention", {})), extra=extra)
 
@@ -169,3 +169,8 @@ class ModelConfig:
     def cached_values_per_frame(self) -> int:
         """Values that one frame leaves in the attention caches of all layers."""
         return sum(self.attention.cached_values(i, self.hidden_size) for i in range(self.num_hidden_layers))
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as tuples, so that a config cannot change."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

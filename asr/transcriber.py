@@ -29,7 +29,9 @@ class Transcript:
 class Transcriber:
     """A loaded model with its vocabulary. Not thread-safe on CUDA: one thread owns a device."""
 
-    def __init__(self, name: str, model: ConformerCTC, vocabulary: Vocabulary, folder: Path) -> None:
+    def __init__(
+        self, name: str, model: ConformerCTC, vocabulary: Vocabulary, folder: Path | None = None
+    ) -> None:
         self.name = name
         self.model = model
         self.config = model.config
@@ -59,8 +61,10 @@ class Transcriber:
         return self.config.cached_values_per_frame() * self.dtype.itemsize / self.seconds_per_frame
 
     @cached_property
-    def folder_hash(self) -> str:
-        """SHA-256 over the folder's weight files: which model a measurement was made with."""
+    def folder_hash(self) -> str | None:
+        """SHA-256 over the folder's weight files: which model a measurement was made with. None without a folder."""
+        if self.folder is None:
+            return None
         digest = hashlib.sha256()
         for file in checkpoint.weight_files(self.folder):
             digest.update(file.read_bytes())

@@ -9,7 +9,7 @@ Everything random is a function of (seed, step), so a run resumes exactly by ski
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from offline.augment import augment
 
 PAD_STEP_S = 0.5  # padded lengths are multiples of this, to keep the shapes few
 CHUNK_FRAMES, LEFT_CONTEXT_FRAMES = (8, 64), (0, 500)  # what a streaming client may ask for, both ends included
-_ORDER, _CHUNK, _AUGMENT = range(3)  # keeps the random streams of one seed apart
+_ORDER, _CHUNK, _AUGMENT, _JOIN = range(4)  # keeps the random streams of one seed apart
 
 
 class ManifestError(ValueError):
@@ -43,6 +43,37 @@ class Utterance:
     domain: str = ""
     engine: str = ""
     voice: str = ""
+    more: tuple[Path, ...] = ()  # further recordings that follow it, where several are joined
+
+    def wave(self) -> NDArray[np.float32]:
+        """Returns the samples, float32 [samples], mono at 16 kHz."""
+        return np.concatenate([load_wave(path) for path in (self.audio, *self.more)])
+
+
+def join(utterances: Sequence[Utterance], limit_s: float, copies: int, seed: int) -> list[Utterance]:
+    """Returns every recording `copies` times, each time in other company: alone, or as one of several in a row.
+
+    A row is as long as a draw from 0 to limit_s lets it be. It teaches a model to go on past the end of a sentence, and
+    wastes less of a batch than short recordings do, whose padding and added silence weigh more.
+    """
+    rng = np.random.default_rng([seed, _JOIN])
+    rows: list[list[Utterance]] = []
+    for _ in range(copies):
+        room_s = 0.0
+        for index in rng.permutation(len(utterances)):
+            if utterances[index].duration_s > room_s:
+                rows.append([])
+                room_s = rng.uniform(0, limit_s)
+            rows[-1].append(utterances[index])
+            room_s -= utterances[index].duration_s
+    return [_joined(row) for row in rows]
+
+
+def _joined(row: list[Utterance]) -> Utterance:
+    first, *rest = row
+    text = " ".join(utterance.text for utterance in row)
+    more = tuple(utterance.audio for utterance in rest)
+    return replace(first, duration_s=sum(u.duration_s for u in row), text=text, more=more)
 
 
 def read_manifests(paths: Iterable[Path], vocabulary: Vocabulary | None = None) -> list[Utterance]:
@@ -209,7 +240,7 @@ class SpeechDataset(Dataset[Example]):
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         step, index = key
-        wave = load_wave(self.utterances[index].audio)
+        wave = self.utterances[index].wave()
         strength = self.strength * min(1.0, (step + 1) / max(self.ramp_steps, 1))
         if strength > 0:
             rng = np.random.default_rng([self.seed, _AUGMENT, step, index])

@@ -104,7 +104,7 @@ def fit(model: ConformerCTC, loader: DataLoader, learning_rate: float, steps: in
             optimiser.step()
             optimiser.zero_grad()
             schedule.step()
-            error += 0.05 * (float(loss) - error)
+            error += 0.05 * (float(loss.detach()) - error)
             bar.set_postfix(error=f"{error:.3f}", refresh=False)
     return error
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from offline import cli
 from offline.data import Utterance, read_manifest
 
+# The open texts are jokes and quotations; a public sample leaves some of their words out.
+UNSUITABLE = ("SEX", "ORGASM", "CRAP", "DAMN", "HELL", "DRUG", "DRUNK", "KILL", "MURDER", "SUICIDE", "NAKED", "NIPPLE", "BASTARD")
 EXAMPLE = """python -m offline.samples --output_dir tests/speech --clips 30 \\
     --manifest data/speech/test-seen-voices.jsonl,data/speech/test-unseen-voice.jsonl"""
 
@@ -18,6 +20,8 @@ def choose(utterances: list[Utterance], clips: int) -> list[Utterance]:
     """The first recordings of each domain and engine in turn, until there are `clips`; in their own order."""
     groups: dict[tuple[str, str], list[Utterance]] = defaultdict(list)
     for utterance in utterances:
+        if any(word.startswith(UNSUITABLE) for word in utterance.text.split()):
+            continue
         groups[utterance.domain, utterance.engine].append(utterance)
     chosen: list[Utterance] = []
     for row in range(max(map(len, groups.values()), default=0)):

@@ -13,7 +13,7 @@ import sys
 from argparse import Namespace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from offline.data import (
     SpeechDataset,
     Utterance,
     frames_needed,
+    join,
     plan,
     read_manifests,
     sha256,
@@ -42,7 +43,8 @@ EXAMPLE = """python -m offline.train --train_manifest data/speech/train.jsonl --
       --output_dir runs/mha --max_steps 6000
   torchrun --nproc_per_node 4 -m offline.train ... --batch_seconds 400                (four GPUs)
   OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m offline.train ... --batch_seconds 24 --workers 0   (two CPU cores)"""
-PLAN_FACTS = ("train_manifest", "batch_seconds", "seed", "curriculum_steps", "gradient_accumulation_steps")
+PLAN_FACTS = ("train_manifest", "batch_seconds", "join_s", "seed", "curriculum_steps", "gradient_accumulation_steps")
+JOIN_COPIES = 3  # so many different companies for each recording
 
 
 def parser() -> cli.Parser:
@@ -62,6 +64,7 @@ def _add_data_options(options: cli.Parser) -> None:
     add("--output_dir", type=Path, required=True, help="folder for all that is written")
     add("--batch_seconds", type=cli.positive, default=48.0, help="padded audio in one batch, a process")
     add("--max_duration_s", type=cli.positive, default=20.0, help="leave out longer recordings")
+    add("--join_s", type=float, default=0.0, help="also hear recordings in a row, up to so many seconds; 0: never")
     add("--workers", type=cli.natural, default=1, help="processes that decode and augment")
     add("--augment_strength", type=float, default=1.0, help="scales the chance of every augmentation")
     add("--augment_ramp_steps", type=cli.natural, default=600, help="rise to that strength over so many steps")
@@ -118,12 +121,12 @@ def new_model(args: Namespace) -> tuple[ConformerCTC, Vocabulary]:
         raise ValueError(f"--model_config {args.model_config}: vocab_size {config.vocab_size}, not {len(TOKENS)}")
     model = ConformerCTC(config)
     if args.gabor_init:
-        gabor_init(model.feature_extractor.conv_layers[0].get_submodule("conv"))
+        gabor_init(cast(nn.Conv1d, model.feature_extractor.conv_layers[0].conv))
     return model, Vocabulary(TOKENS)
 
 
 @torch.no_grad()
-def gabor_init(conv: nn.Module) -> None:
+def gabor_init(conv: nn.Conv1d) -> None:
     """Sets a first convolution [channels, 1, kernel] to windowed cosines and sines, mel-spaced from 80 Hz to 7.6 kHz.
 
     Random kernels of ten samples must first find pitch and formants; these let different bands through at once.
@@ -201,6 +204,9 @@ def build(args: Namespace) -> CTCTrainer:
     dev = usable(read_manifests(args.dev_manifest, vocabulary), model.config, vocabulary, args.max_duration_s)
     dev = dev[:: math.ceil(len(dev) / args.dev_utterances)]
     together = args.gradient_accumulation_steps * training.world_size
+    train_hours = sum(utterance.duration_s for utterance in train) / 3600
+    if args.join_s:
+        train = join(train, args.join_s, JOIN_COPIES, args.seed)
     durations_s = [utterance.duration_s for utterance in train]
     return CTCTrainer(
         Objective(model, args.intermediate_ctc, args.trainable == "attention"),
@@ -226,7 +232,7 @@ def build(args: Namespace) -> CTCTrainer:
         dev=SpeechDataset(dev, vocabulary),
         dev_batch_seconds=args.batch_seconds,
         average_decay=args.average_decay,
-        report=provenance(args, model, sum(durations_s) / 3600, training.world_size),
+        report=provenance(args, model, train_hours, training.world_size),
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from asr import checkpoint
 from asr.audio import SAMPLE_RATE
@@ -113,6 +113,8 @@ class Average:
 
 class CTCTrainer(Trainer):
     """A Trainer for manifests: batches by seconds, averaged weights, word error rates, no pickled extras."""
+
+    control: TrainerControl
 
     def __init__(
         self,

@@ -37,7 +37,11 @@ def _json(
         duration=round(transcript.duration_s, 4),
         words=[Word(**asdict(word)) for word in transcript.words] if "word" in times else None,
         segments=_segments(transcript) if "segment" in times else None,
-        timing=Timing(queue_s=answer.queue_s, inference_s=answer.inference_s, batch_size=answer.batch_size),
+        timing=Timing(
+            queue_s=round(answer.queue_s, 6),
+            inference_s=round(answer.inference_s, 6),
+            batch_size=answer.batch_size,
+        ),
     )
     return body.model_dump(exclude_none=True)
 

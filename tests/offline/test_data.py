@@ -18,6 +18,7 @@ from offline.data import (
     SpeechDataset,
     draw_chunk,
     frames_needed,
+    join,
     padded_s,
     plan,
     read_manifest,
@@ -152,3 +153,17 @@ def test_chunk_draws_follow_the_share_and_reach_both_ends() -> None:
 def test_doubled_letters_need_a_blank_between_them() -> None:
     assert frames_needed(VOCABULARY.encode("HELLO")) == 6
     assert frames_needed([]) == 0
+
+
+def test_joined_recordings_are_all_there_in_order_and_within_the_limit(tmp_path: Path) -> None:
+    texts = [f"{letter}" for letter in "ABCDEFGH"]
+    utterances = read_manifest(manifest(tmp_path, texts))
+    rows = join(utterances, limit_s=4.0, copies=3, seed=1)
+    assert sorted(letter for row in rows for letter in row.text.split()) == sorted(texts * 3)
+    assert max(row.duration_s for row in rows) <= 4.0
+    longest = max(rows, key=lambda row: row.duration_s)
+    assert len(longest.text.split()) > 1
+    parts = [next(u for u in utterances if u.text == letter).wave() for letter in longest.text.split()]
+    assert np.array_equal(longest.wave(), np.concatenate(parts))
+    assert len(longest.wave()) == round(longest.duration_s * 16_000)
+    assert join(utterances, 4.0, 3, seed=1) == rows != join(utterances, 4.0, 3, seed=2)

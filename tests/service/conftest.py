@@ -42,6 +42,16 @@ def wait_until(condition: Callable[[], Any], what: str) -> None:
         time.sleep(0.01)
 
 
+def error_of(response: httpx.Response) -> dict[str, str | None]:
+    """The error in the answer, which must have the one shape all errors have."""
+    assert set(response.json()) == {"error"}, response.text
+    error = response.json()["error"]
+    assert set(error) == {"type", "code", "message", "param"}
+    assert "Traceback" not in response.text and "/tmp" not in response.text
+    assert response.headers["x-request-id"]
+    return error
+
+
 class Served:
     """A running server: its client, its parts, and what its /metrics say."""
 

@@ -5,7 +5,7 @@ import time
 from concurrent.futures import CancelledError
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batcher import Batch, Batcher, Job, Limits
@@ -55,6 +55,7 @@ def test_a_waiting_engine_is_woken() -> None:
     assert [batch.jobs for batch in taken] == [[one]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 1500), max_size=60), st.lists(st.booleans(), min_size=60, max_size=60))
 def test_every_job_runs_once_within_the_cost_with_the_oldest_in_each_batch(
     frames: list[int], second: list[bool]

@@ -1,0 +1,160 @@
+"""What cannot be served is refused with the right status, in the one shape of errors, saying what would be right."""
+
+import socket
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from service.settings import Settings
+from tests.fakes import FakeTranscriber
+from tests.service.conftest import WAIT_S, Served, error_of, serving, sound
+
+SECOND = 16_000
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "empty"),
+        (b"\x00", "not_audio"),
+        (b"<!doctype html><html></html>", "not_audio"),
+        (b"PK\x03\x04" + bytes(500), "not_audio"),
+        (np.random.default_rng(0).bytes(10_000), "not_audio"),
+        (sound(SECOND)[:30], "not_audio"),
+        (sound(0), "empty"),
+        (b"RIFF\xff\xff\xff\xffWAVE", "not_audio"),
+        (b"\x00\x00\x00\x18ftypM4A " + bytes(100), "not_audio"),
+    ],
+    ids=["empty", "one byte", "html", "zip", "noise", "cut", "no samples", "riff", "m4a"],
+)
+def test_garbage_is_the_callers_fault(server: Served, body: bytes, code: str) -> None:
+    response = server.post(body)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, "file")
+
+
+def test_unsupported_rate(server: Served) -> None:
+    assert error_of(server.post(sound(1000, rate=4000)))["code"] == "unsupported"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "code", "param", "names"),
+    [
+        ({"model": "gpt"}, 404, "model_not_found", "model", "mha, mla"),
+        ({"model": ""}, 400, "missing_option", "model", "mha, mla"),
+        ({"response_format": "xml"}, 400, "invalid_option", "response_format", "verbose_json"),
+        (
+            {"timestamp_granularities[]": "letter"},
+            400,
+            "invalid_option",
+            "timestamp_granularities[]",
+            "segment",
+        ),
+        ({"case": "Title"}, 400, "invalid_option", "case", "lower"),
+        ({"timeout_s": "soon"}, 400, "invalid_option", "timeout_s", "number"),
+        ({"timeout_s": "0"}, 400, "invalid_option", "timeout_s", "greater than 0"),
+        ({"timeout_s": "nan"}, 400, "invalid_option", "timeout_s", "number"),
+        ({"timeout_s": "1e9"}, 400, "invalid_option", "timeout_s", "max_timeout_s"),
+        ({"reponse_format": "json"}, 400, "unknown_option", "reponse_format", "response_format"),
+    ],
+)
+@pytest.mark.parametrize("where", ["query", "form"])
+def test_wrong_options_name_the_choices(
+    server: Served, options: dict[str, str], status: int, code: str, param: str, names: str, where: str
+) -> None:
+    options = {"model": "mha"} | options
+    files = {"file": ("a.wav", sound(SECOND))}
+    sent = {"params": options} if where == "query" else {"data": options}
+    response = server.client.post("/transcribe", files=files, **sent)  # type: ignore[arg-type]
+    assert response.status_code == status
+    error = error_of(response)
+    assert (error["code"], error["param"]) == (code, param)
+    assert names in str(error["message"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ({"content": b"model=mha", "headers": {"content-type": "text/plain"}}, "unsupported_content_type"),
+        ({"data": {"case": "lower"}}, "unsupported_content_type"),
+        ({"files": {"audio": ("a.wav", b"x")}}, "missing_file"),
+        ({"files": [("file", ("a", b"x")), ("file", ("b", b"x"))]}, "bad_form"),
+        ({"files": {"file": ("a", b"x")}, "data": {f"f{i}": "" for i in range(30)}}, "bad_form"),
+        ({"files": {"file": ("a", b"x")}, "data": {"case": "x" * 70_000}}, "bad_form"),
+        (
+            {"content": b"no parts", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+            "bad_form",
+        ),
+        ({"content": b"", "headers": {"content-type": "multipart/form-data"}}, "bad_form"),
+    ],
+    ids=[
+        "text",
+        "urlencoded",
+        "other field",
+        "two files",
+        "30 fields",
+        "long field",
+        "no parts",
+        "no boundary",
+    ],
+)
+def test_wrong_bodies(server: Served, request_: dict, code: str) -> None:
+    response = server.client.post("/transcribe?model=mha", **request_)
+    assert response.status_code == 400
+    assert error_of(response)["code"] == code
+
+
+@pytest.mark.parametrize("charset", ["undefined", "hex", "idna", "no-such"])
+def test_odd_character_sets_are_no_crash(server: Served, charset: str) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="case\xff"\r\n\r\nlower\r\n--x--\r\n'
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    response = server.client.post("/transcribe?model=mha", content=part, headers=headers)
+    assert response.status_code == 400
+    error_of(response)
+
+
+def test_upload_limit_by_header_and_while_it_arrives(server: Served) -> None:
+    limit = server.service.settings.max_upload_bytes
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 20 * limit:
+            sent += 2**16
+            yield bytes(2**16)
+
+    for response in (server.post(bytes(limit + 1)), server.post(endless())):  # type: ignore[arg-type]
+        assert response.status_code == 413
+        error = error_of(response)
+        assert error["code"] == "upload_too_large" and "max_upload_bytes" in str(error["message"])
+    form = server.client.post("/transcribe?model=mha", files={"file": bytes(limit)})
+    assert error_of(form)["code"] == "upload_too_large"
+
+
+def test_refused_before_the_body_is_read(server: Served) -> None:
+    """With Expect, a client sends the body only when asked for it: here the answer comes instead."""
+    host, port = server.url.removeprefix("http://").split(":")
+    head = "POST /transcribe?model=mha HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nExpect: 100-continue\r\n"
+    with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
+        connection.sendall(f"{head}Content-Length: 999999999999\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_too_long(server: Served) -> None:
+    response = server.post(sound(151 * 8000, rate=8000))
+    assert response.status_code == 413
+    assert error_of(response)["code"] == "audio_too_long"
+    assert "max_audio_s" in str(error_of(response)["message"])
+
+
+def test_slow_upload(fake: FakeTranscriber) -> None:
+    head = "POST /transcribe?model=mha HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nContent-Length: 9\r\n\r\n"
+    with serving(Settings(decode_workers=1, upload_idle_s=0.2), {"mha": fake}) as served:
+        host, port = served.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
+            connection.sendall(f"{head}abc".encode())
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"slow_upload" in answer and b"x-should-retry: false" in answer
