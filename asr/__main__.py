@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for file in tqdm(options.files, unit="file", disable=len(options.files) == 1):
         try:
             for name, transcript in _transcripts(file, models):
-                _give(options, file, name, _in_case(transcript, options.case))
+                _give(options, file, name, transcript.in_case(options.case))
         except _Unusable as error:
             failed = _complain(str(error), status=1)
     return failed
@@ -103,12 +103,6 @@ def _as_dict(file: Path, name: str, transcript: Transcript) -> dict[str, object]
         "duration": transcript.duration_s,
         "words": [asdict(replace(word, confidence=round(word.confidence, 4))) for word in transcript.words],
     }
-
-
-def _in_case(transcript: Transcript, case: str) -> Transcript:
-    fold = str.lower if case == "lower" else str.upper
-    words = [replace(word, word=fold(word.word)) for word in transcript.words]
-    return replace(transcript, text=fold(transcript.text), words=words)
 
 
 def _target(options: argparse.Namespace, file: Path, name: str) -> Path:

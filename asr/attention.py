@@ -39,11 +39,11 @@ class SelfAttention(nn.Module):
         where a query may look.
         """
         turned = x if self.relative else rotate(x, positions)
-        query = self.split(self.linear_q(turned))
+        query = self.split(self.linear_q(turned)) * self.scale
         memory = self.memory(turned, x)
         bias = self.bias(query, positions, x.shape[1], mask)
         if self.relative:
-            query = query + self.pos_bias_u[:, None]
+            query = query + self.pos_bias_u[:, None] * self.scale
         return self.linear_out(self.attend(query, memory, bias).transpose(1, 2).flatten(2))
 
     def memory(self, turned: Tensor, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class SelfAttention(nn.Module):
         raise NotImplementedError
 
     def attend(self, query: Tensor, memory: Tensor, bias: Tensor | None) -> Tensor:
-        """[B, H, N, dh] queries, [B, S, values] memory, additive [B, H or 1, N, S] bias -> [B, H, N, dh]."""
+        """Scaled queries [B, H, N, dh], memory [B, S, values], additive [B, H or 1, N, S] bias -> [B, H, N, dh]."""
         raise NotImplementedError
 
     def split(self, x: Tensor) -> Tensor:
@@ -59,25 +59,25 @@ class SelfAttention(nn.Module):
         return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
 
     def bias(self, query: Tensor, positions: Tensor, keys: int, mask: Tensor | None) -> Tensor | None:
-        """What is added to the content scores, scaled: (q + v) P(i - j) and -inf where the mask forbids."""
+        """What is added to the content scores of scaled queries: (q + v) P(i - j), and -inf where the mask forbids."""
         if not self.relative:
             if mask is None:
                 return None
-            return torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(~mask, -torch.inf)
+            return torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(
+                ~mask, -torch.inf
+            )
         table = self.split(self.linear_pos(positions)[None])
-        scores = (query + self.pos_bias_v[:, None]) @ table.transpose(-1, -2)
-        bias = relative_shift(scores, keys) * self.scale
+        scores = (query + self.pos_bias_v[:, None] * self.scale) @ table.transpose(-1, -2)
+        bias = relative_shift(scores, keys)
         return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
 
     def weigh(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        """softmax(scale * query key' + bias) value, all [B, H, N or S, ...].
+        """softmax(query key' + bias) value, all [B, H, N or S, ...]; the queries are scaled already.
 
         Trained step by step: the fused kernels' gradients with a bias that needs one have given NaN (PyTorch #119320).
         """
         if not torch.is_grad_enabled():
-            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.scale)
-        scores = (query @ key.transpose(-1, -2)) * self.scale
-        if bias is not None:
-            scores = scores + bias
-        weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        scores = query @ key.transpose(-1, -2)
+        weights = (scores if bias is None else scores + bias).softmax(-1)
         return F.dropout(weights, self.dropout, self.training) @ value

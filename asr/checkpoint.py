@@ -48,8 +48,8 @@ def resolve(name: str | Path) -> Path:
     if len(parts) == 2 and all(parts) and not str(name).startswith((".", "~")):
         return _from_hub(str(name))
     raise CheckpointError(
-        f"no model {str(name)!r}: it is neither a bundled name ({', '.join(BUNDLED_NAMES)}), nor a folder, nor a hub id "
-        "like owner/name"
+        f"no model {str(name)!r}: it is neither a bundled name ({', '.join(BUNDLED_NAMES)}), nor a folder, "
+        "nor a hub id like owner/name"
     )
 
 
@@ -65,7 +65,9 @@ def load(
     config = read_config(folder)
     vocabulary = _read(folder / "vocab.json", lambda text: Vocabulary.from_tokens(json.loads(text)))
     if len(vocabulary) != config.vocab_size:
-        raise CheckpointError(f"{folder / 'vocab.json'}: {len(vocabulary)} tokens, config.json has {config.vocab_size}")
+        raise CheckpointError(
+            f"{folder / 'vocab.json'}: {len(vocabulary)} tokens, config.json has {config.vocab_size}"
+        )
     with torch.device("meta"):
         model = ConformerCTC(config)
     _fill(model, folder, torch.device(device), dtype)
@@ -86,7 +88,9 @@ def save(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_stock_name(k): _cast(k, v.detach(), dtype).contiguous().cpu() for k, v in model.state_dict().items()}
+    tensors = {
+        _stock_name(k): _cast(k, v.detach(), dtype).contiguous().cpu() for k, v in model.state_dict().items()
+    }
     tensors |= {PREFIX + name: value.to(dtype) for name, value in _unused_tensors(model.config).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     dtype_name = str(dtype).removeprefix("torch.")
@@ -111,7 +115,9 @@ def weight_files(folder: Path) -> list[Path]:
         if index.exists():
             shards = _read(index, lambda text: sorted(set(json.loads(text)["weight_map"].values())))
             return [folder / shard for shard in shards]
-    raise CheckpointError(f"{folder}: no weights; looked for {', '.join(WEIGHT_FILES)}, and their .index.json")
+    raise CheckpointError(
+        f"{folder}: no weights; looked for {', '.join(WEIGHT_FILES)}, and their .index.json"
+    )
 
 
 def _fill(model: ConformerCTC, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -147,7 +153,9 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     except CheckpointError:
         raise
     except Exception as error:  # safetensors and torch each raise types of their own for a damaged file
-        raise CheckpointError(f"{file}: cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+        raise CheckpointError(
+            f"{file}: cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -167,7 +175,9 @@ def _unused_tensors(config: ModelConfig) -> dict[str, Tensor]:
     tensors = {
         name + "bias": torch.zeros(width),
         name + "parametrizations.weight.original0": torch.zeros(1, 1, kernel),
-        name + "parametrizations.weight.original1": torch.ones(width, width // config.num_conv_pos_embedding_groups, kernel),
+        name + "parametrizations.weight.original1": torch.ones(
+            width, width // config.num_conv_pos_embedding_groups, kernel
+        ),
     }
     if config.position_embeddings_type == "rotary":
         steps = torch.arange(0, config.head_size, 2).float() / config.head_size
@@ -207,7 +217,9 @@ def _from_hub(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise CheckpointError(f"{name!r} is no local folder; for hub ids: pip install 'mla-asr[hub]'") from error
+        raise CheckpointError(
+            f"{name!r} is no local folder; for hub ids: pip install 'mla-asr[hub]'"
+        ) from error
     repo, _, revision = name.partition("@")
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=HUB_FILES))

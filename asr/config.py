@@ -28,7 +28,9 @@ class Attention:
     def from_dict(cls, values: dict[str, Any]) -> "Attention":
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
-            raise ValueError(f"attention: unknown keys {sorted(unknown)}; known: {[f.name for f in fields(cls)]}")
+            raise ValueError(
+                f"attention: unknown keys {sorted(unknown)}; known: {[f.name for f in fields(cls)]}"
+            )
         return cls(**_tuples(values))
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,7 +53,9 @@ class Attention:
             )
         for per_layer in ranks:
             if len(per_layer) != layers or not all(0 < r <= width for r in per_layer):
-                raise ValueError(f"attention needs {layers} ranks, each from 1 to {width}, not {list(per_layer)}")
+                raise ValueError(
+                    f"attention needs {layers} ranks, each from 1 to {width}, not {list(per_layer)}"
+                )
 
     def cached_values(self, layer: int, width: int) -> int:
         """Values that one frame leaves in the cache of one layer."""
@@ -110,9 +114,13 @@ class ModelConfig:
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
             raise ValueError(f"conv_dim, conv_kernel and conv_stride differ in length: {self.conv_dim}")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads"
+            )
         if self.conv_depthwise_kernel_size % 2 == 0:
-            raise ValueError(f"conv_depthwise_kernel_size is {self.conv_depthwise_kernel_size}, but must be odd")
+            raise ValueError(
+                f"conv_depthwise_kernel_size is {self.conv_depthwise_kernel_size}, but must be odd"
+            )
         self.attention.check(self.num_hidden_layers, self.hidden_size, self.position_embeddings_type)
 
     @classmethod

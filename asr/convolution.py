@@ -36,7 +36,9 @@ class FrontEndLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T_in, C_in] -> [B, T_out, C_out]."""
-        windows = x.unfold(1, self.conv.kernel_size[0], self.conv.stride[0]).flatten(2)  # [B, T_out, C_in * kernel]
+        windows = x.unfold(1, self.conv.kernel_size[0], self.conv.stride[0]).flatten(
+            2
+        )  # [B, T_out, C_in * kernel]
         x = F.linear(windows, self.conv.weight.flatten(1), self.conv.bias)
         normed: Tensor = self.activation(self.layer_norm(x))
         return normed
@@ -106,7 +108,7 @@ class ConvolutionModule(nn.Module):
         Dynamic chunk convolution (Li et al. 2023, arXiv 2304.09325): each chunk is cut out with its left context and
         convolved as a clip of its own.
         """
-        batch, width, frames = x.shape
+        batch, _, frames = x.shape
         chunks = -(-frames // chunk_frames)
         x = F.pad(x, (self.reach, chunks * chunk_frames - frames))
         cut = x.unfold(2, self.reach + chunk_frames, chunk_frames)  # [B, D, chunks, 15 + C]

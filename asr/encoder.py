@@ -7,7 +7,6 @@ that a checkpoint's tensors keep their names. One forward serves both variants a
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from asr.config import ModelConfig
@@ -64,7 +63,9 @@ class ConformerLayer(nn.Module):
 
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
         x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x))
-        x = x + self.self_attn_dropout(self.self_attn(self.self_attn_layer_norm(x), sight.positions, sight.mask))
+        x = x + self.self_attn_dropout(
+            self.self_attn(self.self_attn_layer_norm(x), sight.positions, sight.mask)
+        )
         x = x + self.conv_module(x, sight.valid, sight.chunk_frames)
         x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
         return self.final_layer_norm(x)
@@ -150,7 +151,9 @@ class ConformerCTC(nn.Module):
         features: Tensor = self.feature_extractor(normed.to(self.lm_head.weight.dtype))
         return features
 
-    def sight(self, x: Tensor, frame_lengths: Tensor, chunk_frames: int | None, left_context_frames: int) -> Sight:
+    def sight(
+        self, x: Tensor, frame_lengths: Tensor, chunk_frames: int | None, left_context_frames: int
+    ) -> Sight:
         """Position table and masks for hidden states [B, T, D]."""
         config, frames, device = self.config, x.shape[1], x.device
         dtype = self.lm_head.weight.dtype
@@ -159,5 +162,7 @@ class ConformerCTC(nn.Module):
         else:
             positions = rotary_table(frames, config.head_size, config.rotary_embedding_base, device, dtype)
         valid = valid_frames(frame_lengths, frames)
-        chunks = None if chunk_frames is None else chunk_mask(frames, chunk_frames, left_context_frames, device)
+        chunks = (
+            None if chunk_frames is None else chunk_mask(frames, chunk_frames, left_context_frames, device)
+        )
         return Sight(positions, valid, attention_mask(valid, chunks), chunk_frames)

@@ -1,10 +1,11 @@
 """Multi-head latent attention: a frame leaves one small latent in memory, from which K and V are made.
 
 K and V are both linear in the layer's input x, so one latent c = A x can stand for both: K = W_UK c, V = W_UV c (a
-`joint` latent of r values), or one latent for each (`separate`, r_k + r_v values). There are no K and V biases: b_K adds
-the same to all scores of a query and so drops out of the softmax, and b_V passes through it (the weights sum to 1) into
-the output bias. The position scores never touch K, so latents are position-free. Rotary positions turn the input of K
-but not of V; then no single latent serves both, and `joint` is refused.
+`joint` latent of r values), or one latent for each (`separate`, r_k + r_v values).
+
+There are no K and V biases: b_K adds the same to all scores of a query and so drops out of the softmax, and b_V passes
+through it (the weights sum to 1) into the output bias. The position scores never touch K, so latents are position-free.
+Rotary positions turn the input of K but not of V; then no single latent serves both, and `joint` is refused.
 
 `mha.py` has the same methods in the same order: the difference between the files is what MLA is.
 """
@@ -39,13 +40,17 @@ class MultiHeadLatentAttention(SelfAttention):
         return torch.cat((self.linear_latent_k(turned), self.linear_latent_v(x)), dim=-1)
 
     def attend(self, query: Tensor, memory: Tensor, bias: Tensor | None) -> Tensor:
-        latent_k, latent_v = (memory, memory) if self.joint else memory.split((self.rank_k, self.rank_v), dim=-1)
+        latent_k, latent_v = (
+            (memory, memory) if self.joint else memory.split((self.rank_k, self.rank_v), dim=-1)
+        )
         if self.absorbs(query.shape[2], memory.shape[1]):
             return self.attend_absorbed(query, latent_k, latent_v, bias)
         key, value = self.linear_up_k(latent_k), self.linear_up_v(latent_v)
         return self.weigh(query, self.split(key), self.split(value), bias)
 
-    def attend_absorbed(self, query: Tensor, latent_k: Tensor, latent_v: Tensor, bias: Tensor | None) -> Tensor:
+    def attend_absorbed(
+        self, query: Tensor, latent_k: Tensor, latent_v: Tensor, bias: Tensor | None
+    ) -> Tensor:
         """The same numbers without making K and V: each head's W_UK moves to its query, W_UV to its output."""
         up_k = self.linear_up_k.weight.unflatten(0, (self.heads, self.head_size))  # [H, dh, r_k]
         up_v = self.linear_up_v.weight.unflatten(0, (self.heads, self.head_size))  # [H, dh, r_v]

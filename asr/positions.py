@@ -16,7 +16,9 @@ def relative_table(queries: int, keys: int, width: int, device: torch.device, dt
     The last offset is never asked for; it makes `relative_shift` a plain view.
     """
     offsets = torch.arange(keys - 1, -queries - 1, -1, device=device, dtype=torch.float32)
-    rates = torch.exp(torch.arange(0, width, 2, device=device, dtype=torch.float32) * (-math.log(10_000.0) / width))
+    rates = torch.exp(
+        torch.arange(0, width, 2, device=device, dtype=torch.float32) * (-math.log(10_000.0) / width)
+    )
     angles = offsets[:, None] * rates
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).to(dtype)
 
@@ -32,7 +34,9 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
     return flat.unflatten(-1, (queries, columns - 1))[..., :keys]
 
 
-def rotary_table(frames: int, head_size: int, base: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+def rotary_table(
+    frames: int, head_size: int, base: float, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """cos and sin [2, T, dh] of the rotary angles t * base^(-2i/dh), each angle twice (Su et al., arXiv 2104.09864)."""
     rates = base ** (-torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size)
     angles = torch.arange(frames, device=device, dtype=torch.float32)[:, None] * rates

@@ -1,9 +1,10 @@
 """The door: load a model, hand it waveforms, get words."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from asr.audio import SAMPLE_RATE
 from asr.ctc import Vocabulary, Word, greedy
 from asr.encoder import ConformerCTC
 
+# Attention is quadratic: a longer clip runs in windows of this length, and what each says within the margin of a cut,
+# where it lacks context, is left to its neighbour.
+WINDOW_FRAMES = 3_000
+MARGIN_FRAMES = 250
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -24,6 +29,13 @@ class Transcript:
     text: str
     words: list[Word]
     duration_s: float
+
+    def in_case(self, case: Literal["lower", "upper"]) -> "Transcript":
+        """The same in lower or upper case."""
+        fold = str.lower if case == "lower" else str.upper
+        return replace(
+            self, text=fold(self.text), words=[replace(word, word=fold(word.word)) for word in self.words]
+        )
 
 
 class Transcriber:
@@ -76,7 +88,8 @@ class Transcriber:
         """Log-probabilities of each clip, as if it were alone.
 
         Args:
-            waves: float32 [samples] each, mono at 16 kHz; they run as one padded batch.
+            waves: float32 [samples] each, mono at 16 kHz; they run as one padded batch. A clip of over a minute runs by
+                itself, in overlapping windows that are normalised one by one, so memory does not grow with its length.
             chunk_frames: None, or C for the chunk-masked whole forward (what a stream with chunks of C frames gives).
             left_context_frames: F, the frames before a chunk that it sees.
 
@@ -86,14 +99,33 @@ class Transcriber:
         Raises:
             ValueError: a wave is not one-dimensional, holds NaN or infinity, or C or F is out of range.
         """
+        _check(waves, chunk_frames, left_context_frames)
+        if chunk_frames is not None:
+            return self._forward(waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames)
+        long = [index for index, wave in enumerate(waves) if self.config.frames(len(wave)) > WINDOW_FRAMES]
+        found = dict(zip(long, [self._in_windows(waves[index]) for index in long], strict=True))
+        rest = [index for index in range(len(waves)) if index not in found]
+        found |= zip(rest, self._forward([waves[index] for index in rest]), strict=True)
+        return [found[index] for index in range(len(waves))]
+
+    def _in_windows(self, wave: np.ndarray) -> np.ndarray:
+        """Log-probabilities [frames, vocabulary] of one long clip."""
+        frames, hop = self.config.frames(len(wave)), self.config.hop_samples
+        parts = []
+        for first in range(0, frames, WINDOW_FRAMES - 2 * MARGIN_FRAMES):
+            last = min(first + WINDOW_FRAMES - 2 * MARGIN_FRAMES, frames)
+            begin, end = max(first - MARGIN_FRAMES, 0), min(last + MARGIN_FRAMES, frames)
+            (window,) = self._forward([wave[begin * hop : end * hop + self.config.tail_samples]])
+            parts.append(window[first - begin : last - begin])
+        return np.concatenate(parts)
+
+    def _forward(self, waves: list[np.ndarray], **chunks: int) -> list[np.ndarray]:
+        """Log-probabilities of one padded batch."""
         if not waves:
             return []
-        _check(waves, chunk_frames, left_context_frames)
         batch, lengths = _pad(waves, self.device)
         with torch.inference_mode():
-            logits, frames = self.model(
-                batch, lengths, chunk_frames=chunk_frames, left_context_frames=left_context_frames
-            )
+            logits, frames = self.model(batch, lengths, **chunks)
             log_probs = logits.float().log_softmax(-1).cpu().numpy()
         return [clip[:length] for clip, length in zip(log_probs, frames.tolist(), strict=True)]
 

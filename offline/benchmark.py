@@ -29,7 +29,9 @@ from offline import cli
 from offline.evaluate import Arm, environment
 from offline.train import TOKENS
 
-EXAMPLE = "python -m offline.benchmark --large --batch_size 1,4 --dtype bfloat16 --output_file results/benchmark-large.json"
+EXAMPLE = (
+    "python -m offline.benchmark --large --batch_size 1,4 --dtype bfloat16 --output_file results/large.json"
+)
 LARGE = asr.ModelConfig()
 LARGE_LATENT = Attention(kind="mla", latent="joint", rank=(512,) * LARGE.num_hidden_layers, method="random")
 
@@ -38,9 +40,20 @@ def parser() -> cli.Parser:
     """The command line."""
     options = cli.parser(__doc__ or "", EXAMPLE)
     add = options.add_argument
-    add("--model", "--model_name", type=cli.names, default=["mha", "mla"], help="bundled names, folders or hub ids: a,b")
+    add(
+        "--model",
+        "--model_name",
+        type=cli.names,
+        default=["mha", "mla"],
+        help="bundled names, folders or hub ids: a,b",
+    )
     options.flag("--large", default=False, help="random weights in the 618M architecture instead of --model")
-    add("--batch_size", type=lambda text: [cli.count(n) for n in cli.names(text)], default=[1, 8], help="clips: 1,8")
+    add(
+        "--batch_size",
+        type=lambda text: [cli.count(n) for n in cli.names(text)],
+        default=[1, 8],
+        help="clips: 1,8",
+    )
     add("--clip_s", type=cli.positive, default=10.0, help="length of each clip")
     add("--repeats", type=cli.count, default=5, help="rounds that are measured")
     add("--dtype", choices=list(DTYPES), help="default: float32 on CPU, bfloat16 on GPU")

@@ -13,7 +13,9 @@ def run(source: str, name: str) -> None:
     """Write `asr/bundled/name`. Raises ValueError when the source is of the other variant."""
     model, vocabulary = checkpoint.load(source)
     if model.config.attention.kind != name:
-        raise ValueError(f"{source} has {model.config.attention.kind} attention, it cannot be bundled as {name}")
+        raise ValueError(
+            f"{source} has {model.config.attention.kind} attention, it cannot be bundled as {name}"
+        )
     report = json.loads((checkpoint.resolve(source) / "report.json").read_text())
     checkpoint.save(model, vocabulary, checkpoint.BUNDLED / name, report)
     size = sum(file.stat().st_size for file in checkpoint.weight_files(checkpoint.BUNDLED / name))
@@ -24,7 +26,9 @@ def main() -> None:
     """The command line."""
     options = cli.parser(__doc__ or "", EXAMPLE)
     options.add_argument("--source", required=True, help="folder that offline.train or offline.convert wrote")
-    options.add_argument("--name", choices=checkpoint.BUNDLED_NAMES, required=True, help="which one it becomes")
+    options.add_argument(
+        "--name", choices=checkpoint.BUNDLED_NAMES, required=True, help="which one it becomes"
+    )
     args = options.parse_args()
     try:
         run(args.source, args.name)

@@ -44,7 +44,10 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 def parser(description: str, example: str) -> Parser:
     """Returns an empty parser: description above the options, example below them."""
     return Parser(
-        description=description, epilog=f"example:\n  {example}", formatter_class=_Formatter, allow_abbrev=False
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
     )
 
 

@@ -13,21 +13,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from asr import checkpoint
+from asr.attention import SelfAttention
 from asr.config import Attention
 from asr.encoder import ConformerCTC
 from asr.mha import MultiHeadAttention
 from asr.mla import MultiHeadLatentAttention
 from offline.cli import parser, paths, positive
 from offline.data import load_wave, read_manifests
-from offline.factorise import Factors, joint, relative_error
+from offline.factorise import joint, relative_error
 
+Row = dict[str, float]
 EXAMPLE = """\
 python -m offline.convert --model_name mha --output_dir runs/mla --cache_reduction 0.75 \\
     --calibration_manifest data/speech/train.jsonl"""
@@ -57,12 +59,22 @@ class Statistics:
         return self.outer / max(self.frames, 1) - torch.outer(self.mean, self.mean)
 
 
+A = TypeVar("A", bound=SelfAttention)
+
+
+def attentions(model: ConformerCTC, kind: type[A]) -> list[A]:
+    """The attention of every layer, which is of this kind."""
+    found = [layer.get_submodule("self_attn") for layer in model.encoder.layers]
+    return [attention for attention in found if isinstance(attention, kind)]
+
+
 @contextmanager
 def watching(model: ConformerCTC, statistics: list[Statistics]) -> Iterator[None]:
     """While open, every clip (batch of one) that the model hears is added to each layer's statistics."""
+    pairs = zip(attentions(model, SelfAttention), statistics, strict=True)
     handles = [
-        layer.self_attn.register_forward_pre_hook(lambda _, args, layer_statistics=s: layer_statistics.add(args[0][0]))
-        for layer, s in zip(model.encoder.layers, statistics, strict=True)
+        attention.register_forward_pre_hook(lambda _, args, layer=layer: layer.add(args[0][0]))
+        for attention, layer in pairs
     ]
     try:
         yield
@@ -75,7 +87,11 @@ def calibrate(model: ConformerCTC, manifests: list[Path], limit_s: float) -> lis
     """Statistics of every layer over the first `limit_s` seconds of the manifests."""
     statistics = [Statistics(model.config.hidden_size) for _ in model.encoder.layers]
     heard_s = 0.0
-    with watching(model, statistics), torch.inference_mode(), tqdm(total=limit_s, unit="s", desc="calibrate") as bar:
+    with (
+        watching(model, statistics),
+        torch.inference_mode(),
+        tqdm(total=limit_s, unit="s", desc="calibrate") as bar,
+    ):
         for utterance in read_manifests(manifests):
             wave = torch.from_numpy(load_wave(utterance.audio))[None]
             model(wave, torch.tensor([wave.shape[1]]))
@@ -86,51 +102,55 @@ def calibrate(model: ConformerCTC, manifests: list[Path], limit_s: float) -> lis
     return statistics
 
 
-def convert(model: ConformerCTC, rank: int, source: str, statistics: list[Statistics] | None) -> ConformerCTC:
-    """An MLA model of the same outputs as far as `rank` allows; plain SVD of the weights without statistics.
+def convert(
+    model: ConformerCTC, rank: int, source: str, statistics: list[Statistics] | None
+) -> tuple[ConformerCTC, list[Row]]:
+    """An MLA model of the same outputs as far as `rank` allows, and a report line of each layer.
 
-    Raises ValueError when the model is not MHA, or its positions are rotary (no joint latent is exact there).
+    Plain SVD of the weights without statistics. Raises ValueError when the model is not MHA, or its positions are
+    rotary (no joint latent is exact there).
     """
     if model.config.attention.kind != "mha":
-        raise ValueError(f"{source} already has {model.config.attention.kind} attention; an mha model is needed")
+        raise ValueError(
+            f"{source} already has {model.config.attention.kind} attention; an mha model is needed"
+        )
     method = "activation" if statistics else "weight"
     ranks = (rank,) * model.config.num_hidden_layers
     attention = Attention(kind="mla", latent="joint", rank=ranks, source=source, method=method)
     latent_model = ConformerCTC(replace(model.config, attention=attention))
     latent_model.load_state_dict(model.state_dict(), strict=False)
-    for index, (old, new) in enumerate(zip(model.encoder.layers, latent_model.encoder.layers, strict=True)):
-        fill(new.self_attn, old.self_attn, statistics[index] if statistics else None)
-    return latent_model.eval()
+    layers = zip(
+        attentions(model, MultiHeadAttention),
+        attentions(latent_model, MultiHeadLatentAttention),
+        statistics or [None] * len(ranks),
+        strict=True,
+    )
+    rows = [{"layer": index, **fill(new, old, heard)} for index, (old, new, heard) in enumerate(layers)]
+    return latent_model.eval(), rows
 
 
 @torch.no_grad()
-def fill(new: MultiHeadLatentAttention, old: MultiHeadAttention, statistics: Statistics | None) -> None:
-    """Set one layer's latent projections and its output bias (the queries and positions are copied already)."""
-    factors = joint(old.linear_k.weight, old.linear_v.weight, new.rank_k, statistics.covariance if statistics else None)
+def fill(new: MultiHeadLatentAttention, old: MultiHeadAttention, heard: Statistics | None) -> Row:
+    """Set one layer's latent projections and its output bias (the queries and positions are copied already).
+
+    Returns the rank, and the relative output error (Frobenius) of K and V over the calibration inputs.
+    """
+    weight_k, weight_v = old.linear_k.weight.double(), old.linear_v.weight.double()
+    covariance = heard.covariance if heard else None
+    factors = joint(weight_k, weight_v, new.rank_k, covariance)
     new.linear_latent.weight.copy_(factors.latent)
     new.linear_up_k.weight.copy_(factors.up_k)
     new.linear_up_v.weight.copy_(factors.up_v)
     # softmax weights sum to 1, so whatever V lacks for every frame alike can be added after them
     lost = old.linear_v.bias.double()
-    if statistics:
-        lost = lost + (old.linear_v.weight.double() - factors.up_v @ factors.latent) @ statistics.mean
+    if heard:
+        lost = lost + (weight_v - factors.up_v @ factors.latent) @ heard.mean
     new.linear_out.bias.add_(old.linear_out.weight.double() @ lost)
-
-
-@torch.no_grad()
-def layer_report(model: ConformerCTC, latent_model: ConformerCTC, statistics: list[Statistics] | None) -> list[dict]:
-    """Per layer: rank, and the relative output error (Frobenius) of K and V over the calibration inputs."""
-    rows = []
-    for index, (old, new) in enumerate(zip(model.encoder.layers, latent_model.encoder.layers, strict=True)):
-        attn = new.self_attn
-        factors = Factors(*(p.weight.double() for p in (attn.linear_latent, attn.linear_up_k, attn.linear_up_v)))
-        covariance = statistics[index].covariance if statistics else None
-        errors = {
-            "k_relative_error": relative_error(old.self_attn.linear_k.weight, factors.up_k @ factors.latent, covariance),
-            "v_relative_error": relative_error(old.self_attn.linear_v.weight, factors.up_v @ factors.latent, covariance),
-        }
-        rows.append({"layer": index, "rank": attn.rank_k} | {k: round(v, 6) for k, v in errors.items()})
-    return rows
+    return {
+        "rank": new.rank_k,
+        "k_relative_error": round(relative_error(weight_k, factors.up_k @ factors.latent, covariance), 6),
+        "v_relative_error": round(relative_error(weight_v, factors.up_v @ factors.latent, covariance), 6),
+    }
 
 
 def rank_of(width: int, latent_dim: int | None, cache_reduction: float) -> int:
@@ -141,7 +161,9 @@ def rank_of(width: int, latent_dim: int | None, cache_reduction: float) -> int:
     rank = latent_dim or math.floor(2 * width * (1 - cache_reduction))
     step = 16 if width >= 512 else 2
     if not step <= rank <= width:
-        raise ValueError(f"a latent of {rank} values does not fit a model of width {width}: {step} to {width}")
+        raise ValueError(
+            f"a latent of {rank} values does not fit a model of width {width}: {step} to {width}"
+        )
     return rank // step * step
 
 
@@ -149,9 +171,15 @@ def arguments() -> argparse.ArgumentParser:
     options = parser(__doc__ or "", EXAMPLE)
     options.add_argument("--model_name", default="mha", help="MHA model: bundled name, folder, or hub id")
     options.add_argument("--output_dir", required=True, help="folder to write the MLA checkpoint to")
-    options.add_argument("--latent_dim", type=int, help="latent values a frame and layer (instead of --cache_reduction)")
+    options.add_argument(
+        "--latent_dim", type=int, help="latent values a frame and layer (instead of --cache_reduction)"
+    )
     options.add_argument("--cache_reduction", type=float, default=0.75, help="share of the K/V cache to save")
-    options.add_argument("--calibration_manifest", type=paths, help="training audio to weigh the errors with; plain SVD without")
+    options.add_argument(
+        "--calibration_manifest",
+        type=paths,
+        help="training audio to weigh the errors with; plain SVD without",
+    )
     options.add_argument("--calibration_s", type=positive, default=300.0, help="seconds of it to listen to")
     return options
 
@@ -162,13 +190,14 @@ def run(args: argparse.Namespace) -> None:
     rank = rank_of(model.config.hidden_size, args.latent_dim, args.cache_reduction)
     manifests = args.calibration_manifest
     statistics = calibrate(model, manifests, args.calibration_s) if manifests else None
-    latent_model = convert(model, rank, Path(args.model_name).name, statistics)
-    rows = layer_report(model, latent_model, statistics)
+    latent_model, rows = convert(model, rank, Path(args.model_name).name, statistics)
     report: dict[str, Any] = {
         "made_by": "offline.convert",
         "source": args.model_name,
         "method": latent_model.config.attention.method,
-        "calibration": {"manifests": [str(m) for m in manifests], "seconds": args.calibration_s} if manifests else None,
+        "calibration": {"manifests": [str(m) for m in manifests], "seconds": args.calibration_s}
+        if manifests
+        else None,
         "cached_values_per_frame": {
             "mha": model.config.cached_values_per_frame(),
             "mla": latent_model.config.cached_values_per_frame(),

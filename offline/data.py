@@ -25,7 +25,10 @@ from asr.ctc import Vocabulary
 from offline.augment import augment
 
 PAD_STEP_S = 0.5  # padded lengths are multiples of this, to keep the shapes few
-CHUNK_FRAMES, LEFT_CONTEXT_FRAMES = (8, 64), (0, 500)  # what a streaming client may ask for, both ends included
+CHUNK_FRAMES, LEFT_CONTEXT_FRAMES = (
+    (8, 64),
+    (0, 500),
+)  # what a streaming client may ask for, both ends included
 _ORDER, _CHUNK, _AUGMENT, _JOIN = range(4)  # keeps the random streams of one seed apart
 
 
@@ -91,7 +94,9 @@ def read_manifest(path: Path, vocabulary: Vocabulary | None = None) -> list[Utte
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest")
     with path.open(encoding="utf-8") as lines:
-        found = [_parse(path, number, line, vocabulary) for number, line in enumerate(lines, 1) if line.strip()]
+        found = [
+            _parse(path, number, line, vocabulary) for number, line in enumerate(lines, 1) if line.strip()
+        ]
     if not found:
         raise ManifestError(f"{path}: no recordings in it")
     return found
@@ -114,8 +119,8 @@ def _parse(path: Path, number: int, line: str, vocabulary: Vocabulary | None) ->
     if not audio.is_file():
         raise ManifestError(f"{where}: no such file: {audio}")
     _check_spelling(where, fields["text"], vocabulary)
-    extras = {name: str(fields.get(name, "")) for name in ("domain", "engine", "voice")}
-    return Utterance(audio, float(fields["duration"]), fields["text"], **extras)
+    domain, engine, voice = (str(fields.get(name, "")) for name in ("domain", "engine", "voice"))
+    return Utterance(audio, float(fields["duration"]), fields["text"], domain, engine, voice)
 
 
 def _check_spelling(where: str, text: str, vocabulary: Vocabulary | None) -> None:
@@ -260,7 +265,9 @@ def draw_chunk(seed: int, step: int, chunk_share: float) -> tuple[int | None, in
     rng = np.random.default_rng([seed, _CHUNK, step])
     if rng.random() >= chunk_share:
         return None, 0
-    chunk, left = (int(rng.integers(low, high, endpoint=True)) for low, high in (CHUNK_FRAMES, LEFT_CONTEXT_FRAMES))
+    chunk, left = (
+        int(rng.integers(low, high, endpoint=True)) for low, high in (CHUNK_FRAMES, LEFT_CONTEXT_FRAMES)
+    )
     return chunk, left
 
 

@@ -61,7 +61,13 @@ def parser() -> cli.Parser:
     """The command line; also answers to the spellings --model_name and --dataset."""
     options = cli.parser(__doc__, EXAMPLE)
     add = options.add_argument
-    add("--model", "--model_name", type=cli.names, required=True, help="bundled names, folders or hub ids: a,b")
+    add(
+        "--model",
+        "--model_name",
+        type=cli.names,
+        required=True,
+        help="bundled names, folders or hub ids: a,b",
+    )
     add("--manifest", "--dataset", type=cli.paths, required=True, help="a.jsonl,b.jsonl")
     add("--output_file", type=Path, required=True, help="JSON to write")
     add("--batch_seconds", type=cli.positive, default=60.0, help="padded audio in one batch")
@@ -69,7 +75,9 @@ def parser() -> cli.Parser:
     add("--utterances", type=cli.count, help="at most so many of a manifest, evenly spaced")
     add("--chunk_frames", type=cli.count, help="as in a stream with chunks of so many 20 ms frames")
     add("--left_context_frames", type=cli.natural, default=500, help="frames that a chunk sees before it")
-    add("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on CPU, bfloat16 on GPU")
+    add(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on CPU, bfloat16 on GPU"
+    )
     add("--device", help="cpu or cuda; default: cuda when there is one")
     return options
 
@@ -137,7 +145,10 @@ def figures(pairs: list[tuple[Utterance, str]]) -> dict[str, Any]:
 def _errors(reference: str, hypothesis: str) -> tuple[int, int, int, int]:
     """Returns words, word errors, characters, character errors of one utterance."""
     found = []
-    for measured in (jiwer.process_words(reference, hypothesis), jiwer.process_characters(reference, hypothesis)):
+    for measured in (
+        jiwer.process_words(reference, hypothesis),
+        jiwer.process_characters(reference, hypothesis),
+    ):
         errors = measured.substitutions + measured.deletions
         found += [measured.hits + errors, errors + measured.insertions]
     return found[0], found[1], found[2], found[3]
@@ -160,7 +171,8 @@ def summary(arm: Arm, chosen: list[tuple[str, Utterance]]) -> dict[str, Any]:
             groups[name][value or "-"].append((utterance, arm.texts[index]))
     total = figures([(utterance, arm.texts[index]) for index, (_, utterance) in enumerate(chosen)])
     parts = {
-        f"by_{name}": {value: figures(pairs) for value, pairs in sorted(groups[name].items())} for name in GROUPS
+        f"by_{name}": {value: figures(pairs) for value, pairs in sorted(groups[name].items())}
+        for name in GROUPS
     }
     return {"total": total, "speed": _speed(arm), "memory": _memory(arm), **parts}
 
@@ -177,7 +189,10 @@ def _speed(arm: Arm) -> dict[str, Any]:
 
 def _memory(arm: Arm) -> dict[str, int]:
     if arm.model.device.type == "cuda":
-        return {"peak_allocated_bytes": arm.peak_allocated_bytes, "peak_reserved_bytes": arm.peak_reserved_bytes}
+        return {
+            "peak_allocated_bytes": arm.peak_allocated_bytes,
+            "peak_reserved_bytes": arm.peak_reserved_bytes,
+        }
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return {"peak_process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
@@ -190,7 +205,10 @@ def environment(arms: list[Arm]) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in ("torch", "numpy", "jiwer")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{n: version(n) for n in ("torch", "numpy", "jiwer")},
+        },
         "models": {
             arm.model.name: {
                 "folder": str(arm.model.folder),
@@ -209,7 +227,9 @@ def git_commit() -> str | None:
     """Returns the commit of this code, with "+" where files differ from it; None outside of a repository."""
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
         changed = ["git", "status", "--porcelain", "--untracked-files=no"]
         changes = subprocess.run(changed, cwd=here, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):

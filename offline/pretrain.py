@@ -26,7 +26,9 @@ from offline.train import add_new_model_options, new_model
 
 MELS = 80
 FLOOR = 1e-2
-EXAMPLE = """python -m offline.pretrain --train_manifest data/speech/train.jsonl --output_dir runs/front-end"""
+EXAMPLE = (
+    """python -m offline.pretrain --train_manifest data/speech/train.jsonl --output_dir runs/front-end"""
+)
 
 
 class LogMel(nn.Module):

@@ -43,7 +43,14 @@ EXAMPLE = """python -m offline.train --train_manifest data/speech/train.jsonl --
       --output_dir runs/mha --max_steps 6000
   torchrun --nproc_per_node 4 -m offline.train ... --batch_seconds 400                (four GPUs)
   OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m offline.train ... --batch_seconds 24 --workers 0   (two CPU cores)"""
-PLAN_FACTS = ("train_manifest", "batch_seconds", "join_s", "seed", "curriculum_steps", "gradient_accumulation_steps")
+PLAN_FACTS = (
+    "train_manifest",
+    "batch_seconds",
+    "join_s",
+    "seed",
+    "curriculum_steps",
+    "gradient_accumulation_steps",
+)
 JOIN_COPIES = 3  # so many different companies for each recording
 
 
@@ -58,16 +65,28 @@ def parser() -> cli.Parser:
 
 def _add_data_options(options: cli.Parser) -> None:
     add = options.add_argument_group("data").add_argument
-    add("--train_manifest", type=cli.paths, required=True, help="a.jsonl,b.jsonl; name one twice to hear it twice")
+    add(
+        "--train_manifest",
+        type=cli.paths,
+        required=True,
+        help="a.jsonl,b.jsonl; name one twice to hear it twice",
+    )
     add("--dev_manifest", type=cli.paths, required=True, help="manifests that choose the best checkpoint")
     add("--dev_utterances", type=cli.count, default=300, help="at most so many of them, evenly spaced")
     add("--output_dir", type=Path, required=True, help="folder for all that is written")
     add("--batch_seconds", type=cli.positive, default=48.0, help="padded audio in one batch, a process")
     add("--max_duration_s", type=cli.positive, default=20.0, help="leave out longer recordings")
-    add("--join_s", type=float, default=0.0, help="also hear recordings in a row, up to so many seconds; 0: never")
+    add(
+        "--join_s",
+        type=float,
+        default=0.0,
+        help="also hear recordings in a row, up to so many seconds; 0: never",
+    )
     add("--workers", type=cli.natural, default=1, help="processes that decode and augment")
     add("--augment_strength", type=float, default=1.0, help="scales the chance of every augmentation")
-    add("--augment_ramp_steps", type=cli.natural, default=600, help="rise to that strength over so many steps")
+    add(
+        "--augment_ramp_steps", type=cli.natural, default=600, help="rise to that strength over so many steps"
+    )
     options.flag("--augment", default=True, help="speed, room, noise, channel, level, silence")
 
 
@@ -118,7 +137,9 @@ def new_model(args: Namespace) -> tuple[ConformerCTC, Vocabulary]:
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"--model_config {args.model_config}: {error}") from error
     if config.vocab_size != len(TOKENS):
-        raise ValueError(f"--model_config {args.model_config}: vocab_size {config.vocab_size}, not {len(TOKENS)}")
+        raise ValueError(
+            f"--model_config {args.model_config}: vocab_size {config.vocab_size}, not {len(TOKENS)}"
+        )
     model = ConformerCTC(config)
     if args.gabor_init:
         gabor_init(cast(nn.Conv1d, model.feature_extractor.conv_layers[0].conv))
@@ -147,12 +168,16 @@ def _mel(hz: float) -> float:
     return 2595 * math.log10(1 + hz / 700)
 
 
-def usable(utterances: list[Utterance], config: ModelConfig, vocabulary: Vocabulary, limit_s: float) -> list[Utterance]:
+def usable(
+    utterances: list[Utterance], config: ModelConfig, vocabulary: Vocabulary, limit_s: float
+) -> list[Utterance]:
     """Returns those that are no longer than limit_s and long enough to spell their text; says how many are not."""
 
     def fits(utterance: Utterance) -> bool:
         frames = config.frames(int(utterance.duration_s * 16_000))
-        return utterance.duration_s <= limit_s and 0 < frames_needed(vocabulary.encode(utterance.text)) <= frames
+        return (
+            utterance.duration_s <= limit_s and 0 < frames_needed(vocabulary.encode(utterance.text)) <= frames
+        )
 
     kept = [utterance for utterance in utterances if fits(utterance)]
     if len(kept) < len(utterances):
@@ -200,7 +225,9 @@ def build(args: Namespace) -> CTCTrainer:
     training = training_arguments(args)
     set_seed(args.seed)
     model, vocabulary = new_model(args)
-    train = usable(read_manifests(args.train_manifest, vocabulary), model.config, vocabulary, args.max_duration_s)
+    train = usable(
+        read_manifests(args.train_manifest, vocabulary), model.config, vocabulary, args.max_duration_s
+    )
     dev = usable(read_manifests(args.dev_manifest, vocabulary), model.config, vocabulary, args.max_duration_s)
     dev = dev[:: math.ceil(len(dev) / args.dev_utterances)]
     together = args.gradient_accumulation_steps * training.world_size
@@ -273,7 +300,9 @@ def resume_point(args: Namespace, report: dict[str, Any]) -> str | None:
     before = json.loads(file.read_text())
     changed = [name for name in facts if before.get(name, facts[name]) != facts[name]]
     if changed:
-        raise ValueError(f"{args.output_dir} holds a run with other {', '.join(changed)}; choose another --output_dir")
+        raise ValueError(
+            f"{args.output_dir} holds a run with other {', '.join(changed)}; choose another --output_dir"
+        )
     return str(newest)
 
 

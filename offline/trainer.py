@@ -67,7 +67,9 @@ class Objective(nn.Module):
         logits, frames, *between = self.model(waves, lengths, intermediate_layer=middle, **sight)
         loss = ctc_loss(logits, frames, targets, target_lengths, self.blank)
         for scores in between:
-            loss = loss + self.intermediate_weight * ctc_loss(scores, frames, targets, target_lengths, self.blank)
+            loss = loss + self.intermediate_weight * ctc_loss(
+                scores, frames, targets, target_lengths, self.blank
+            )
         return {"loss": loss}
 
 
@@ -217,7 +219,9 @@ class CTCTrainer(Trainer):
             characters += int(lengths.sum())
             log_probs = logits.float().log_softmax(-1).cpu().numpy()
             for index, scores, length in zip(indices, log_probs, frames.tolist(), strict=True):
-                pairs.append((self.dev.utterances[index].text, greedy(scores[:length], self.vocabulary, hop_s)[0]))
+                pairs.append(
+                    (self.dev.utterances[index].text, greedy(scores[:length], self.vocabulary, hop_s)[0])
+                )
         return nats / characters, pairs
 
     def save_folder(self, name: str, metrics: dict[str, float]) -> None:
@@ -225,7 +229,12 @@ class CTCTrainer(Trainer):
         if not self.args.should_save:
             return
         step = self.state.global_step
-        report = {**self.report, "steps": step, "hours_heard": round(self.hours_heard(step), 3), "dev": metrics}
+        report = {
+            **self.report,
+            "steps": step,
+            "hours_heard": round(self.hours_heard(step), 3),
+            "dev": metrics,
+        }
         folder = Path(self.args.output_dir) / name
         checkpoint.save(self.objective.model, self.vocabulary, folder, report, dtype=torch.float32)
 

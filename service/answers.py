@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -14,7 +14,7 @@ from service.schemas import Segment, Timing, TranscribeOptions, Transcription, W
 
 def render(options: TranscribeOptions, answer: Answer, language: str) -> Response:
     """The answer's HTTP response, in `options.response_format` and `options.case`."""
-    transcript = _in_case(answer.transcript, options.case)
+    transcript = answer.transcript.in_case(options.case)
     if options.response_format == "text":
         return PlainTextResponse(transcript.text + "\n")
     if options.response_format == "srt":
@@ -49,9 +49,3 @@ def _json(
 def _segments(transcript: Transcript) -> list[Segment]:
     cues = subtitles.cues(transcript.words)
     return [Segment(id=i, start=cue.start, end=cue.end, text=cue.text) for i, cue in enumerate(cues)]
-
-
-def _in_case(transcript: Transcript, case: str) -> Transcript:
-    fold = str.lower if case == "lower" else str.upper
-    words = [replace(word, word=fold(word.word)) for word in transcript.words]
-    return replace(transcript, text=fold(transcript.text), words=words)

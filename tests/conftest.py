@@ -56,7 +56,9 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
 
 
-def tiny_model(kind: str = "mha", positions: str = "relative", seed: int = 0, **changes: object) -> ConformerCTC:
+def tiny_model(
+    kind: str = "mha", positions: str = "relative", seed: int = 0, **changes: object
+) -> ConformerCTC:
     """The seeded random model of `tiny_config`, in evaluation mode."""
     model = ConformerCTC(tiny_config(kind, positions, **changes))
     randomise(model, seed)

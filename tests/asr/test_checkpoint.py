@@ -49,7 +49,9 @@ def test_stock_transformers_loads_an_mha_folder(positions: str, tiny_folder) -> 
     with torch.inference_mode():
         logits = model.eval()(inputs.input_values).logits
     assert np.abs(logits.log_softmax(-1)[0].numpy() - scores(path)).max() < 1e-4
-    text = re.sub("<s>|</s>|<unk>", "", processor.batch_decode(logits.argmax(-1))[0])  # stock prints these mid-text
+    text = re.sub(
+        "<s>|</s>|<unk>", "", processor.batch_decode(logits.argmax(-1))[0]
+    )  # stock prints these mid-text
     assert text == load(path, device="cpu").transcribe([CLIP])[0].text
 
 
@@ -91,7 +93,9 @@ def test_transformers_own_sharded_folder_loads(tmp_path: Path, tiny_folder) -> N
     assert scores(tmp_path).shape == (27, 32)
 
 
-def test_a_hub_id_is_found_in_the_hub_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_is_found_in_the_hub_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The real hub client, offline, on a cache laid out as it lays it out."""
     from huggingface_hub import constants
 
@@ -122,7 +126,10 @@ BROKEN = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
     "no vocabulary": (lambda f: (f / "vocab.json").unlink(), "vocab.json: no such file"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights; looked for"),
-    "cut weights": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "model.safetensors: cannot be read"),
+    "cut weights": (
+        lambda f: (f / "model.safetensors").write_bytes(b"x" * 99),
+        "model.safetensors: cannot be read",
+    ),
     "config no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json"),
     "other model": (spoil_config("model_type", "whisper"), "'whisper'"),
     "group norm": (spoil_config("feat_extract_norm", "group"), "group norm averages over"),

@@ -27,7 +27,13 @@ def test_no_row_of_a_mask_is_empty() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "positions"),
-    [("mha", "relative"), ("mla", "relative"), ("mla-separate", "relative"), ("mha", "rotary"), ("mla-separate", "rotary")],
+    [
+        ("mha", "relative"),
+        ("mla", "relative"),
+        ("mla-separate", "relative"),
+        ("mha", "rotary"),
+        ("mla-separate", "rotary"),
+    ],
 )
 def test_later_audio_never_changes_earlier_chunks(kind: str, positions: str, tiny_folder) -> None:
     model = load(tiny_folder(kind, positions), device="cpu")
@@ -42,7 +48,7 @@ def test_later_audio_never_changes_earlier_chunks(kind: str, positions: str, tin
 
 
 def test_left_context_is_what_reaches_back(tiny_folder) -> None:
-    """With F = 0 and a kernel that reaches 15 frames, a chunk still depends on its left neighbour; with F it does more."""
+    """Left context changes what a chunk says, but for the first, which has none."""
     model = load(tiny_folder("mha"), device="cpu")
     clip = noise(HOP * 40 + TAIL)
     none = model.log_probs([clip], chunk_frames=CHUNK, left_context_frames=0)[0]
@@ -65,7 +71,9 @@ def test_one_chunk_as_long_as_the_clip_differs_from_offline_by_normalisation_alo
 
 def test_cumulative_normalisation_follows_its_formula() -> None:
     clip = noise(HOP * CHUNK * 3 + 1_000)
-    normed = normalise_chunks(torch.from_numpy(clip)[None], torch.tensor([len(clip)]), HOP * CHUNK, TAIL)[0].numpy()
+    normed = normalise_chunks(torch.from_numpy(clip)[None], torch.tensor([len(clip)]), HOP * CHUNK, TAIL)[
+        0
+    ].numpy()
     start = 0
     for chunk in range(4):
         end = min(HOP * CHUNK * (chunk + 1) + TAIL, len(clip))

@@ -60,7 +60,9 @@ def test_one_clip_equals_transformers(changes: dict, tmp_path: Path, vocabulary:
 
 
 @pytest.mark.parametrize("positions", ["relative", "rotary"])
-def test_padding_leaks_in_transformers_and_not_here(positions: str, tmp_path: Path, vocabulary: Vocabulary) -> None:
+def test_padding_leaks_in_transformers_and_not_here(
+    positions: str, tmp_path: Path, vocabulary: Vocabulary
+) -> None:
     """The reason for the own forward: a stock clip's scores depend on what it is batched with."""
     reference = stock(positions)
     ours = load(saved(reference, tmp_path, vocabulary), device="cpu")

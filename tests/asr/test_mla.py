@@ -12,12 +12,16 @@ WIDTH, KEYS = 32, 40
 @pytest.mark.parametrize("kind", ["mla", "mla-separate"])
 @pytest.mark.parametrize("queries", [1, 7, KEYS])
 @pytest.mark.parametrize("grad", [False, True])
-def test_absorbed_equals_expanded(kind: str, queries: int, grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absorbed_equals_expanded(
+    kind: str, queries: int, grad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attention = tiny_model(kind).encoder.layers[1].self_attn
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, KEYS, WIDTH, generator=generator)
     query = torch.randn(2, 4, queries, WIDTH // 4, generator=generator)
-    bias = torch.randn(2, 4, queries, KEYS, generator=generator).masked_fill(torch.arange(KEYS) > 30, -torch.inf)
+    bias = torch.randn(2, 4, queries, KEYS, generator=generator).masked_fill(
+        torch.arange(KEYS) > 30, -torch.inf
+    )
     found = []
     for absorb in (True, False):
         monkeypatch.setattr(attention, "absorbs", lambda n, s, absorb=absorb: absorb)

@@ -30,11 +30,15 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def run(source: Path, target: Path, *options: str) -> None:
-    convert.run(convert.arguments().parse_args(["--model_name", str(source), "--output_dir", str(target), *options]))
+    convert.run(
+        convert.arguments().parse_args(["--model_name", str(source), "--output_dir", str(target), *options])
+    )
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_a_latent_as_wide_as_the_model_is_lossless(calibrated: bool, tiny_folder, manifest: Path, tmp_path: Path) -> None:
+def test_a_latent_as_wide_as_the_model_is_lossless(
+    calibrated: bool, tiny_folder, manifest: Path, tmp_path: Path
+) -> None:
     options = ["--calibration_manifest", str(manifest)] if calibrated else []
     run(tiny_folder("mha"), tmp_path / "mla", "--cache_reduction", "0.5", *options)
     mha, mla = load(tiny_folder("mha"), device="cpu"), load(tmp_path / "mla", device="cpu", dtype="float32")
@@ -42,7 +46,9 @@ def test_a_latent_as_wide_as_the_model_is_lossless(calibrated: bool, tiny_folder
     assert mla.cache_bytes_per_second == mha.cache_bytes_per_second / 2
     for one, other in zip(mha.log_probs(CLIPS), mla.log_probs(CLIPS), strict=True):
         assert np.abs(one - other).max() < 0.02  # the folder holds float16
-    exact = convert.convert(mha.model, WIDTH, "mha", calibrate(mha.model, [manifest], 3) if calibrated else None)
+    exact, _ = convert.convert(
+        mha.model, WIDTH, "mha", calibrate(mha.model, [manifest], 3) if calibrated else None
+    )
     mla.model = exact
     for one, other in zip(mha.log_probs(CLIPS), mla.log_probs(CLIPS), strict=True):
         assert np.abs(one - other).max() < 1e-4
@@ -55,7 +61,7 @@ def test_calibration_beats_plain_svd(tiny_folder, manifest: Path) -> None:
     whole = mha.model(*(t for t in _batch(CLIPS)))[0]
     errors = {}
     for method, given in (("weight", None), ("activation", statistics)):
-        model = convert.convert(mha.model, 12, "mha", given)
+        model, _ = convert.convert(mha.model, 12, "mha", given)
         assert model.config.attention.method == method
         errors[method] = float((model(*_batch(CLIPS))[0] - whole).norm())
     assert errors["activation"] < errors["weight"]
@@ -69,14 +75,16 @@ def _batch(clips: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
 def test_position_scores_and_biases_survive(tiny_folder) -> None:
     """What the prototype dropped: u, v, the position projection, and the effect of the K and V biases."""
     mha = load(tiny_folder("mha"), device="cpu").model
-    mla = convert.convert(mha, WIDTH, "mha", None)
+    mla, _ = convert.convert(mha, WIDTH, "mha", None)
     for old, new in zip(mha.encoder.layers, mla.encoder.layers, strict=True):
         for name in ("pos_bias_u", "pos_bias_v", "linear_pos.weight", "linear_q.bias"):
             assert torch.equal(old.self_attn.get_parameter(name), new.self_attn.get_parameter(name))
     with torch.inference_mode():
         expected = mha(*_batch(CLIPS))[0][0]
         mha.encoder.layers[0].self_attn.linear_v.bias.add_(1.0)
-        assert (convert.convert(mha, WIDTH, "mha", None)(*_batch(CLIPS))[0][0] - expected).abs().max() > 0.01
+        assert (
+            convert.convert(mha, WIDTH, "mha", None)[0](*_batch(CLIPS))[0][0] - expected
+        ).abs().max() > 0.01
 
 
 def test_error_falls_as_rank_grows_and_vanishes() -> None:
@@ -100,7 +108,10 @@ def test_statistics_are_those_of_all_frames_together() -> None:
     assert torch.allclose(statistics.covariance, torch.cov(x.double().T, correction=0), atol=1e-6)
 
 
-@pytest.mark.parametrize(("width", "options", "rank"), [(160, (None, 0.75), 80), (1024, (None, 0.75), 512), (1024, (200, 0.5), 192)])  # fmt: skip
+RANKS = [(160, (None, 0.75), 80), (1024, (None, 0.75), 512), (1024, (200, 0.5), 192)]
+
+
+@pytest.mark.parametrize(("width", "options", "rank"), RANKS)
 def test_ranks(width: int, options: tuple, rank: int) -> None:
     assert rank_of(width, *options) == rank
 

@@ -105,7 +105,9 @@ def test_processes_share_the_plan_in_batches_alike() -> None:
     assert [len(rank) for rank in ranks] == [40, 40] == [len(RunSampler(batches, r, 2)) for r in range(2)]
     merged = [[index for _, index in batch] for pair in zip(*ranks, strict=True) for batch in pair]
     assert merged == batches
-    longest_s = [[max(DURATIONS_S[i] for _, i in batch) for batch in pair] for pair in zip(*ranks, strict=True)]
+    longest_s = [
+        [max(DURATIONS_S[i] for _, i in batch) for batch in pair] for pair in zip(*ranks, strict=True)
+    ]
     assert np.median([abs(a - b) for a, b in longest_s]) < 1
 
 
@@ -117,7 +119,11 @@ def test_a_step_gives_the_same_samples_whoever_loads_them(tmp_path: Path) -> Non
     assert not np.array_equal(data[7, 1].wave, data[8, 1].wave)
     batches = plan([1.0] * 3, 4, 4, seed=0)
     one, other = (
-        list(DataLoader(data, batch_sampler=RunSampler(batches), collate_fn=Collator(5, 0.5), num_workers=workers))
+        list(
+            DataLoader(
+                data, batch_sampler=RunSampler(batches), collate_fn=Collator(5, 0.5), num_workers=workers
+            )
+        )
         for workers in (0, 1)
     )
     for a, b in zip(one, other, strict=True):
@@ -126,7 +132,9 @@ def test_a_step_gives_the_same_samples_whoever_loads_them(tmp_path: Path) -> Non
 
 def test_a_change_that_leaves_too_few_frames_is_not_made(tmp_path: Path) -> None:
     utterances = read_manifest(manifest(tmp_path, ["ABCDEFGHIJ"]))
-    data = SpeechDataset(utterances, VOCABULARY, seed=5, strength=1, frames=lambda samples: 10 * (samples == 16_000))
+    data = SpeechDataset(
+        utterances, VOCABULARY, seed=5, strength=1, frames=lambda samples: 10 * (samples == 16_000)
+    )
     assert {len(data[step, 0].wave) for step in range(20)} == {16_000}
 
 

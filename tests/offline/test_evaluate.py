@@ -30,7 +30,9 @@ def folder(tmp_path: Path) -> Path:
     for number in range(5):
         seconds = 0.5 + 0.3 * number
         soundfile.write(
-            tmp_path / f"{number}.flac", np.random.default_rng(number).normal(0, 0.1, int(seconds * 16_000)), 16_000
+            tmp_path / f"{number}.flac",
+            np.random.default_rng(number).normal(0, 0.1, int(seconds * 16_000)),
+            16_000,
         )
         extras = {"domain": "open" if number % 2 else "everyday", "engine": "none", "voice": f"v{number}"}
         lines.append({"audio_filepath": f"{number}.flac", "duration": seconds, "text": "ONE TWO"} | extras)
@@ -41,14 +43,23 @@ def folder(tmp_path: Path) -> Path:
 def test_the_file_holds_every_text_and_the_figures_that_follow(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--model", f"{folder / 'tiny'}", "--manifest", f"{folder / 'five.jsonl'}", "--batch-seconds", "3"]
+    options = [
+        "--model",
+        f"{folder / 'tiny'}",
+        "--manifest",
+        f"{folder / 'five.jsonl'}",
+        "--batch-seconds",
+        "3",
+    ]
     assert main([*options, "--output_file", f"{folder / 'new' / 'out.json'}", "--device", "cpu"]) == 0
     assert "everyday" in capsys.readouterr().out
     written = json.loads((folder / "new/out.json").read_text())
     name = str(folder / "tiny")
     result, facts = written["results"][name], written["what"]["models"][name]
     assert result["total"]["utterances"] == 5 and result["total"]["words"] == 10
-    assert result["by_domain"]["everyday"]["utterances"] == 3 and set(result["by_voice"]) == {f"v{i}" for i in range(5)}
+    assert result["by_domain"]["everyday"]["utterances"] == 3 and set(result["by_voice"]) == {
+        f"v{i}" for i in range(5)
+    }
     assert result["by_manifest"]["five"] == result["total"]
     assert result["speed"]["rtfx"] > 0 and result["memory"]["peak_process_bytes"] > 1e7
     model = asr.load(folder / "tiny", device="cpu")
@@ -61,9 +72,19 @@ def test_the_file_holds_every_text_and_the_figures_that_follow(
 
 
 def test_the_workflows_spellings_and_the_streaming_operator(folder: Path) -> None:
-    options = ["--model_name", f"{folder / 'tiny'}", "--dataset", f"{folder / 'five.jsonl'}", "--batch_size", "2"]
+    options = [
+        "--model_name",
+        f"{folder / 'tiny'}",
+        "--dataset",
+        f"{folder / 'five.jsonl'}",
+        "--batch_size",
+        "2",
+    ]
     output = folder / "chunked.json"
-    assert main([*options, "--output_file", str(output), "--chunk-frames", "8", "--left-context-frames", "4"]) == 0
+    assert (
+        main([*options, "--output_file", str(output), "--chunk-frames", "8", "--left-context-frames", "4"])
+        == 0
+    )
     written = json.loads(output.read_text())
     assert (written["how"]["chunk_frames"], written["how"]["left_context_frames"]) == (8, 4)
     model = asr.load(folder / "tiny")

@@ -29,7 +29,9 @@ def test_the_error_falls_and_the_layers_behind_stay_as_they_were(tones: Path) ->
     before, after = new_model(args)[0].state_dict(), checkpoint.load(tones / "out")[0].state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"feature_extractor", "feature_projection"}
-    assert torch.equal(before["feature_projection.projection.weight"], after["feature_projection.projection.weight"])
+    assert torch.equal(
+        before["feature_projection.projection.weight"], after["feature_projection.projection.weight"]
+    )
 
 
 def test_a_tone_is_loudest_in_its_own_band_and_frames_are_the_front_ends() -> None:

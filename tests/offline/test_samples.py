@@ -21,12 +21,20 @@ def test_every_kind_is_heard_before_any_is_heard_twice() -> None:
 
 
 def test_what_is_unsuitable_for_a_public_sample_is_left_out() -> None:
-    assert choose([utterance(0, "open", "flite", "WHO KILLED HIM"), utterance(1, "open", "flite")], 2)[0].audio.stem == "1"
+    assert (
+        choose([utterance(0, "open", "flite", "WHO KILLED HIM"), utterance(1, "open", "flite")], 2)[
+            0
+        ].audio.stem
+        == "1"
+    )
 
 
 def test_the_copy_is_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = manifest(tmp_path, ["ONE", "TWO", "THREE"])
-    monkeypatch.setattr("sys.argv", ["samples", "--manifest", str(source), "--output_dir", str(tmp_path / "out"), "--clips", "2"])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["samples", "--manifest", str(source), "--output_dir", str(tmp_path / "out"), "--clips", "2"],
+    )
     main()
     copied = read_manifest(tmp_path / "out" / "some.jsonl")
     assert [u.text for u in copied] == ["ONE", "TWO"]

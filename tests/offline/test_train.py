@@ -101,7 +101,11 @@ def test_six_steps_equal_three_then_three_more(tones: Path) -> None:
     assert newest_checkpoint(tones / "stopped") == tones / "stopped/checkpoint-3"
     earlier = load_file(tones / "stopped/checkpoint-3/model.safetensors")
     train(tones, "stopped", 6, decay_steps=2)
-    for file in ("checkpoint-6/model.safetensors", "checkpoint-6/average.safetensors", "final/model.safetensors"):
+    for file in (
+        "checkpoint-6/model.safetensors",
+        "checkpoint-6/average.safetensors",
+        "final/model.safetensors",
+    ):
         straight, stopped = load_file(tones / "straight" / file), load_file(tones / "stopped" / file)
         assert straight.keys() == stopped.keys() and len(straight) > 40
         assert all(straight[name].equal(stopped[name]) for name in straight)

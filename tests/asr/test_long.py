@@ -1,0 +1,56 @@
+"""Clips longer than a window: every frame once, from a window that sees around it, in bounded memory."""
+
+import numpy as np
+import pytest
+
+from asr import load, transcriber
+from tests.conftest import noise
+
+HOP, TAIL = 320, 80
+WINDOW, MARGIN = 60, 10
+
+
+@pytest.fixture(autouse=True)
+def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcriber, "WINDOW_FRAMES", WINDOW)
+    monkeypatch.setattr(transcriber, "MARGIN_FRAMES", MARGIN)
+
+
+@pytest.mark.parametrize("frames", [59, 60, 61, 80, 99, 100, 101, 140, 205])
+def test_every_frame_comes_once_from_its_window(frames: int, tiny_folder) -> None:
+    model = load(tiny_folder("mla"), device="cpu")
+    clip = noise(HOP * frames + TAIL + 7)
+    whole = model.log_probs([clip])[0]
+    assert whole.shape == (frames, 32)
+    if frames <= WINDOW:
+        return
+    step = WINDOW - 2 * MARGIN
+    for first in range(0, frames, step):
+        begin, end = max(first - MARGIN, 0), min(first + step + MARGIN, frames)
+        (alone,) = model.log_probs([clip[HOP * begin : HOP * end + TAIL]])
+        kept = alone[first - begin : first - begin + step]
+        assert np.abs(whole[first : first + len(kept)] - kept[: frames - first]).max() < 1e-4
+
+
+def test_no_forward_is_longer_than_a_window(tiny_folder) -> None:
+    model = load(tiny_folder("mha"), device="cpu")
+    lengths: list[int] = []
+    model.model.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    model.log_probs([noise(HOP * 1_000 + TAIL)])
+    assert len(lengths) == 25 and max(lengths) <= HOP * WINDOW + TAIL
+
+
+def test_a_long_clip_leaves_its_company_alone(tiny_folder) -> None:
+    model = load(tiny_folder("mha"), device="cpu")
+    clips = [noise(9_000, 1), noise(HOP * 150 + TAIL, 2), noise(5_000, 3)]
+    together = model.log_probs(clips)
+    for clip, scores in zip(clips, together, strict=True):
+        assert np.abs(scores - model.log_probs([clip])[0]).max() < 1e-4
+
+
+def test_word_times_go_on_past_the_windows(tiny_folder) -> None:
+    model = load(tiny_folder("mha"), device="cpu")
+    transcript = model.transcribe([noise(HOP * 300 + TAIL)])[0]
+    ends = [word.end for word in transcript.words]
+    assert ends == sorted(ends) and ends[-1] > 3.0
+    assert transcript.in_case("lower").text == transcript.text.lower()
