@@ -14,9 +14,9 @@ PORT   ?= 8000
 MODELS ?=
 # How many processes train; more of them hear more speech in a step.
 PROCESSES ?= 2
-# What the bundled models hear.
-SPEECH_ARGS ?= --hours 8 --engines espeak,flite,hibari --shares espeak=0.35,flite=0.25,hibari=0.4 --everyday_share 0.65 \
-  --dev_clips 150 --test_seen_clips 800 --test_unseen_clips 400
+# Who speaks, and how much, in what the bundled models hear.
+VOICES ?= --engines espeak,flite,hibari --shares espeak=0.35,flite=0.25,hibari=0.4
+HOURS  ?= 8
 # More arguments for the command that a target runs: make test ARGS='-k audio'
 ARGS   ?=
 
@@ -33,7 +33,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: VENV PYTHON TORCH TORCH_INDEX HOST PORT MODELS PROCESSES SPEECH_ARGS ARGS: see the top of the Makefile."
+	@echo "Variables: VENV PYTHON TORCH TORCH_INDEX HOST PORT MODELS PROCESSES VOICES HOURS ARGS: see the top of the Makefile."
 
 setup: $(VENV)/.installed-dev ## make the virtual environment .venv with all that serving, training and testing need
 	@echo "Ready: $(RUN)"
@@ -53,24 +53,32 @@ format: $(VENV)/.installed-dev ## put the code into the project's format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in data/speech (SPEECH_ARGS=); resumes
-	$(RUN) -m offline.synthesize --output_dir data/speech --seed 1 $(SPEECH_ARGS) $(ARGS)
+synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in data/ (VOICES= HOURS=); resumes
+	$(RUN) -m offline.synthesize --output_dir data/speech --hours $(HOURS) --seed 1 $(VOICES) --everyday_share 0.65 \
+	  --dev_clips 150 --test_seen_clips 800 --test_unseen_clips 400 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/everyday --hours 2 --seed 2 $(VOICES) --everyday_share 1.0 \
+	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 
 # The bundled models, from nothing. Stopped anywhere, it goes on where it was.
-SPEECH := --train_manifest data/speech/train.jsonl
-LEARN  := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train $(SPEECH) \
-  --dev_manifest data/speech/dev.jsonl --decay_steps 0 --curriculum_steps 0
-bundled: synthesize ## train mha on data/speech, convert it to mla, write both to asr/bundled (two hours on 2 cores)
-	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain $(SPEECH) --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
-	$(LEARN) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 --batch_seconds 20 --warmup_steps 200 \
-	  --curriculum_steps 300 --chunk_start_step 2000 --augment_strength 0.5 --augment_ramp_steps 2500
-	$(LEARN) --init_from runs/mha-1/best --output_dir runs/mha-2 --max_steps 2800 --batch_seconds 24 --join_s 10 --seed 2 \
-	  --warmup_steps 100 --decay_steps 1200 --chunk_start_step 500 --augment_strength 0.5 --augment_ramp_steps 1500
-	$(RUN) -m offline.bundle --source runs/mha-2/best --name mha
-	$(RUN) -m offline.convert --model_name mha --output_dir runs/mla-0 --cache_reduction 0.75 --calibration_manifest data/speech/train.jsonl
-	$(LEARN) --init_from runs/mla-0 --output_dir runs/mla-1 --max_steps 300 --batch_seconds 24 --join_s 10 --seed 3 \
-	  --learning_rate 3e-4 --warmup_steps 30 --decay_steps 250 --chunk_start_step 0 --augment_strength 0.5 --augment_ramp_steps 0
-	$(RUN) -m offline.bundle --source runs/mla-1/final --name mla
+SPEECH   := data/speech/train.jsonl
+EVERYDAY := data/everyday/train.jsonl
+LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
+  --dev_manifest data/speech/dev.jsonl
+bundled: synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (2 hours on 2 cores)
+	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
+	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
+	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
+	  --batch_seconds 20 --warmup_steps 200 --decay_steps 0 --curriculum_steps 300 --chunk_start_step 2000 \
+	  --augment_strength 0.5 --augment_ramp_steps 2500 --seed 1
+	$(LEARN) --train_manifest $(SPEECH) --init_from runs/mha-1/final --output_dir runs/mha-2 --max_steps 1000 \
+	  --batch_seconds 24 --join_s 10 --warmup_steps 100 --decay_steps 0 --curriculum_steps 0 --chunk_start_step 500 \
+	  --augment_strength 0.5 --augment_ramp_steps 1500 --seed 2
+	$(LEARN) --train_manifest $(SPEECH),$(EVERYDAY) --init_from runs/mha-2/final --output_dir runs/mha-3 --max_steps 2300 \
+	  --batch_seconds 24 --join_s 6 --learning_rate 6e-4 --warmup_steps 50 --decay_steps 2000 --decay linear \
+	  --curriculum_steps 0 --chunk_start_step 0 --augment_strength 0.3 --augment_ramp_steps 0 --seed 3
+	$(RUN) -m offline.bundle --source runs/mha-3/final --name mha
+	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --cache_reduction 0.75 \
+	  --calibration_manifest $(SPEECH)
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json; done
 

@@ -1,4 +1,4 @@
-"""Speech to text with multi-head and multi-head latent attention, exactly the same wherever it runs."""
+"""Speech to text with multi-head and multi-head latent attention: offline, online and in tests the same forward."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from asr.audio import SAMPLE_RATE
 from asr.config import ModelConfig
 from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
@@ -26,7 +27,6 @@ PREFIX = "wav2vec2_conformer."
 UNUSED = ("encoder.pos_conv_embed.", "encoder.embed_positions.", "masked_spec_embed")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 T = TypeVar("T")
-HUB_FILES = ["*.json", "*.safetensors", "*.bin"]
 
 
 class CheckpointError(ValueError):
@@ -63,13 +63,20 @@ def load(
     """
     folder = resolve(name)
     config = read_config(folder)
-    vocabulary = _read(folder / "vocab.json", lambda text: Vocabulary.from_tokens(json.loads(text)))
+    vocabulary = read_vocabulary(folder)
     if len(vocabulary) != config.vocab_size:
         raise CheckpointError(
             f"{folder / 'vocab.json'}: {len(vocabulary)} tokens, config.json has {config.vocab_size}"
         )
-    with torch.device("meta"):
-        model = ConformerCTC(config)
+    if vocabulary.blank != config.pad_token_id:
+        raise CheckpointError(
+            f"{folder}: pad_token_id is {config.pad_token_id}, vocab.json has the blank at {vocabulary.blank}"
+        )
+    try:
+        with torch.device("meta"):
+            model = ConformerCTC(config)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     _fill(model, folder, torch.device(device), dtype)
     return model.eval(), vocabulary
 
@@ -104,6 +111,13 @@ def save(
 def read_config(folder: Path) -> ModelConfig:
     """Parse a folder's `config.json`. Raises CheckpointError naming the file."""
     return _read(folder / "config.json", lambda text: ModelConfig.from_dict(json.loads(text)))
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """The tokens of `vocab.json`, and of `added_tokens.json` where a fine-tuned model has one."""
+    added = folder / "added_tokens.json"
+    more = _read(added, json.loads) if added.exists() else {}
+    return _read(folder / "vocab.json", lambda text: Vocabulary.from_tokens({**json.loads(text), **more}))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -150,8 +164,6 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
                     yield name, tensors.get_tensor(name)
         else:
             yield from torch.load(file, map_location="cpu", weights_only=True).items()
-    except CheckpointError:
-        raise
     except Exception as error:  # safetensors and torch each raise types of their own for a damaged file
         raise CheckpointError(
             f"{file}: cannot be read ({type(error).__name__}: {str(error)[:200]})"
@@ -189,8 +201,9 @@ def _unused_tensors(config: ModelConfig) -> dict[str, Tensor]:
 
 def _processor_files(vocabulary: Vocabulary) -> dict[str, Any]:
     """What `Wav2Vec2Processor.from_pretrained` reads beside the weights."""
-    special = {"unk_token": "<unk>", "pad_token": vocabulary.tokens[vocabulary.blank]}
-    special |= {"bos_token": "<s>", "eos_token": "</s>"}
+    roles = {"unk_token": ("<unk>", "[UNK]"), "bos_token": ("<s>",), "eos_token": ("</s>",)}
+    special = {role: token for role, names in roles.items() for token in names if token in vocabulary.tokens}
+    special["pad_token"] = vocabulary.tokens[vocabulary.blank]
     return {
         "vocab.json": {token: index for index, token in enumerate(vocabulary.tokens)},
         "special_tokens_map.json": special,
@@ -204,7 +217,7 @@ def _processor_files(vocabulary: Vocabulary) -> dict[str, Any]:
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
             "processor_class": "Wav2Vec2Processor",
             "feature_size": 1,
-            "sampling_rate": 16_000,
+            "sampling_rate": SAMPLE_RATE,
             "do_normalize": True,
             "return_attention_mask": True,
             "padding_side": "right",
@@ -215,16 +228,30 @@ def _processor_files(vocabulary: Vocabulary) -> dict[str, Any]:
 
 def _from_hub(name: str) -> Path:
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, constants, snapshot_download
     except ImportError as error:
         raise CheckpointError(
             f"{name!r} is no local folder; for hub ids: pip install 'mla-asr[hub]'"
         ) from error
     repo, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=HUB_FILES))
+        wanted = None  # offline: whatever the cache holds
+        if not constants.HF_HUB_OFFLINE:
+            wanted = _wanted(HfApi().list_repo_files(repo, revision=revision or None))
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # offline, unknown, gated: the hub's own words say which
         raise CheckpointError(f"{name!r} is no local folder, and the hub did not give it: {error}") from error
+
+
+def _wanted(files: list[str]) -> list[str]:
+    """Of a repository's files those that `load` reads: JSON at the root, and the weights in one format only."""
+    root = [file for file in files if "/" not in file]
+    for name in WEIGHT_FILES:
+        stem, suffix = name.split(".")
+        weights = [file for file in root if file.startswith(stem) and file.endswith(suffix)]
+        if weights:
+            return [file for file in root if file.endswith(".json")] + weights
+    return [file for file in root if file.endswith(".json")]
 
 
 def _read(file: Path, parse: Callable[[str], T]) -> T:

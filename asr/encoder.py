@@ -111,6 +111,7 @@ class ConformerCTC(nn.Module):
         chunk_frames: int | None = None,
         left_context_frames: int = 0,
         intermediate_layer: int | None = None,
+        normalised: bool = False,
     ) -> tuple[Tensor, ...]:
         """Scores of every frame, before the softmax.
 
@@ -121,13 +122,14 @@ class ConformerCTC(nn.Module):
                 frame sees its own chunk and `left_context_frames` (F) frames before it.
             left_context_frames: F; unused without `chunk_frames`.
             intermediate_layer: also return the scores that this layer (counted from 1) gives.
+            normalised: the waves are `normalise`d already, as windows of one long clip are.
 
         Returns:
             logits [B, T, V] and frame lengths [B] (0 for a clip under 400 samples), then the intermediate logits when
             asked for. Frames beyond a clip's length hold nothing of use.
         """
         frame_lengths = self.frame_lengths(lengths)
-        x = self.feature_projection(self.features(waves, lengths, chunk_frames))
+        x = self.feature_projection(self.features(waves, lengths, chunk_frames, normalised))
         sight = self.sight(x, frame_lengths, chunk_frames, left_context_frames)
         last, between = self.encoder(x, sight, intermediate_layer)
         logits = self.lm_head(self.dropout(last))
@@ -139,12 +141,16 @@ class ConformerCTC(nn.Module):
         """Samples [B] -> frames [B]."""
         return ((lengths - self.config.tail_samples) // self.config.hop_samples).clamp(min=0)
 
-    def features(self, waves: Tensor, lengths: Tensor, chunk_frames: int | None) -> Tensor:
+    def features(
+        self, waves: Tensor, lengths: Tensor, chunk_frames: int | None, normalised: bool = False
+    ) -> Tensor:
         """Waves [B, samples] -> front-end features [B, T, C]; T is at least 1."""
         config = self.config
         if waves.shape[1] < config.receptive_samples:
             waves = nn.functional.pad(waves, (0, config.receptive_samples - waves.shape[1]))
-        if chunk_frames is None:
+        if normalised:
+            normed = waves
+        elif chunk_frames is None:
             normed = normalise(waves, lengths)
         else:
             normed = normalise_chunks(waves, lengths, chunk_frames * config.hop_samples, config.tail_samples)

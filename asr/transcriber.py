@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from asr import checkpoint
 from asr.audio import SAMPLE_RATE
 from asr.ctc import Vocabulary, Word, greedy
 from asr.encoder import ConformerCTC
+from asr.normalise import normalise
 
 # Attention is quadratic: a longer clip runs in windows of this length, and what each says within the margin of a cut,
 # where it lacks context, is left to its neighbour.
@@ -88,8 +89,8 @@ class Transcriber:
         """Log-probabilities of each clip, as if it were alone.
 
         Args:
-            waves: float32 [samples] each, mono at 16 kHz; they run as one padded batch. A clip of over a minute runs by
-                itself, in overlapping windows that are normalised one by one, so memory does not grow with its length.
+            waves: float32 [samples] each, mono at 16 kHz; they run as one padded batch. Without `chunk_frames` a clip
+                of over a minute runs by itself in overlapping windows, so that memory stays bounded.
             chunk_frames: None, or C for the chunk-masked whole forward (what a stream with chunks of C frames gives).
             left_context_frames: F, the frames before a chunk that it sees.
 
@@ -109,23 +110,25 @@ class Transcriber:
         return [found[index] for index in range(len(waves))]
 
     def _in_windows(self, wave: np.ndarray) -> np.ndarray:
-        """Log-probabilities [frames, vocabulary] of one long clip."""
-        frames, hop = self.config.frames(len(wave)), self.config.hop_samples
+        """Log-probabilities [frames, vocabulary] of one long clip, normalised as a whole."""
+        config, frames = self.config, self.config.frames(len(wave))
+        normed = normalise(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))[0].numpy()
         parts = []
         for first in range(0, frames, WINDOW_FRAMES - 2 * MARGIN_FRAMES):
             last = min(first + WINDOW_FRAMES - 2 * MARGIN_FRAMES, frames)
-            begin, end = max(first - MARGIN_FRAMES, 0), min(last + MARGIN_FRAMES, frames)
-            (window,) = self._forward([wave[begin * hop : end * hop + self.config.tail_samples]])
-            parts.append(window[first - begin : last - begin])
+            end = min(last + MARGIN_FRAMES, frames)
+            begin = max(min(first - MARGIN_FRAMES, end - WINDOW_FRAMES), 0)  # the last window is a whole one, too
+            window = normed[begin * config.hop_samples : end * config.hop_samples + config.tail_samples]
+            parts.append(self._forward([window], normalised=True)[0][first - begin : last - begin])
         return np.concatenate(parts)
 
-    def _forward(self, waves: list[np.ndarray], **chunks: int) -> list[np.ndarray]:
+    def _forward(self, waves: list[np.ndarray], **how: Any) -> list[np.ndarray]:
         """Log-probabilities of one padded batch."""
         if not waves:
             return []
         batch, lengths = _pad(waves, self.device)
         with torch.inference_mode():
-            logits, frames = self.model(batch, lengths, **chunks)
+            logits, frames = self.model(batch, lengths, **how)
             log_probs = logits.float().log_softmax(-1).cpu().numpy()
         return [clip[:length] for clip, length in zip(log_probs, frames.tolist(), strict=True)]
 

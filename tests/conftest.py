@@ -16,8 +16,6 @@ from asr.encoder import ConformerCTC
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 LAYERS = 3
 
-torch.set_num_threads(2)
-
 
 def tiny_config(kind: str = "mha", positions: str = "relative", **changes: object) -> ModelConfig:
     """A model of 0.1M parameters: `mha`, `mla` (joint latent), or `mla-separate`."""

@@ -110,6 +110,23 @@ def test_a_hub_id_is_found_in_the_hub_cache(
         checkpoint.resolve("someone/else")
 
 
+def test_of_a_hub_repository_only_what_is_read_is_fetched() -> None:
+    both = ["README.md", "config.json", "vocab.json", "model.safetensors", "pytorch_model.bin"]
+    assert checkpoint._wanted(both) == ["config.json", "vocab.json", "model.safetensors"]
+    sharded = ["config.json", "pytorch_model.bin.index.json", "pytorch_model-1.bin", "checkpoint-9/optimizer.bin"]
+    assert checkpoint._wanted([*sharded, "lm/5gram.bin"]) == sharded[:3]
+
+
+def test_tokens_that_fine_tuning_added_are_read(folder: Path) -> None:
+    tokens = json.loads((folder / "vocab.json").read_text())
+    added = {name: tokens.pop(name) for name in ("X", "J", "Q", "Z")}
+    (folder / "vocab.json").write_text(json.dumps(tokens))
+    with pytest.raises(CheckpointError, match="28 tokens"):
+        checkpoint.load(folder)
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    assert checkpoint.load(folder)[1].tokens[-4:] == ["X", "J", "Q", "Z"]
+
+
 def test_a_file_in_the_folder_stands_for_the_folder(folder: Path) -> None:
     assert checkpoint.resolve(folder / "model.safetensors") == folder
 
@@ -138,14 +155,15 @@ BROKEN = {
     "more layers": (spoil_config("num_hidden_layers", 4), "weights lack"),
     "fewer layers": (spoil_config("num_hidden_layers", 2), "has no place"),
     "other vocabulary": (spoil_config("vocab_size", 40), "32 tokens"),
-    "odd activation": (spoil_config("hidden_act", "mish"), "choices"),
+    "odd activation": (spoil_config("hidden_act", "mish"), "config.json: activation"),
+    "another blank": (spoil_config("pad_token_id", 5), "blank at 0"),
 }
 
 
 @pytest.mark.parametrize(("spoil", "named"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_folder_is_named_with_its_reason(spoil, named: str, folder: Path) -> None:
     spoil(folder)
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(CheckpointError, match=named):
         checkpoint.load(folder)
 
 

@@ -7,7 +7,7 @@ import torch
 from asr import load
 from asr.masks import attention_mask, chunk_mask
 from asr.normalise import PRIOR_RMS, PRIOR_SAMPLES, normalise, normalise_chunks
-from tests.conftest import noise
+from tests.conftest import noise, tiny_model
 
 HOP, TAIL = 320, 80
 CHUNK, LEFT = 8, 12
@@ -113,3 +113,17 @@ def test_bad_waves_are_named(tiny_folder) -> None:
         model.log_probs([noise(1_000), np.zeros((2, 1_000), np.float32)])
     with pytest.raises(ValueError, match="wave 0 holds NaN"):
         model.log_probs([np.full(1_000, np.nan, np.float32)])
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 15, 16, 40, 64])
+def test_the_chunk_convolution_is_each_chunk_after_its_left_context_and_before_zeros(chunk: int) -> None:
+    module = tiny_model("mha").encoder.layers[0].conv_module
+    x = torch.randn(2, 32, 45, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        got = module.depthwise_in_chunks(x, chunk)
+        assert got.shape == x.shape
+        padded = torch.nn.functional.pad(x, (15, 0))
+        for start in range(0, 45, chunk):
+            end = min(start + chunk, 45)
+            cut = torch.nn.functional.pad(padded[..., start : end + 15], (0, 15))
+            assert (module.depthwise_conv(cut) - got[..., start:end]).abs().max() < 1e-5

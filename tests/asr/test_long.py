@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from asr import load, transcriber
+from asr.normalise import normalise
 from tests.conftest import noise
 
 HOP, TAIL = 320, 80
@@ -25,11 +27,28 @@ def test_every_frame_comes_once_from_its_window(frames: int, tiny_folder) -> Non
     if frames <= WINDOW:
         return
     step = WINDOW - 2 * MARGIN
+    normed = normalise(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))
     for first in range(0, frames, step):
-        begin, end = max(first - MARGIN, 0), min(first + step + MARGIN, frames)
-        (alone,) = model.log_probs([clip[HOP * begin : HOP * end + TAIL]])
-        kept = alone[first - begin : first - begin + step]
-        assert np.abs(whole[first : first + len(kept)] - kept[: frames - first]).max() < 1e-4
+        end = min(first + step + MARGIN, frames)
+        begin = max(min(first - MARGIN, end - WINDOW), 0)
+        window = normed[:, HOP * begin : HOP * end + TAIL]
+        with torch.inference_mode():
+            logits, _ = model.model(window, torch.tensor([window.shape[1]]), normalised=True)
+        kept = logits[0].log_softmax(-1).numpy()[first - begin : first - begin + step]
+        assert np.abs(whole[first : first + step] - kept[: frames - first]).max() < 1e-4
+
+
+def test_far_from_the_cuts_a_window_says_what_the_whole_says(tiny_folder) -> None:
+    """A loud half and a quiet one: normalised window by window, the quiet one would be as loud as the other."""
+    model = load(tiny_folder("mha"), device="cpu")
+    clip = noise(HOP * 200 + TAIL)
+    clip[len(clip) // 2 :] *= 0.01
+    with torch.inference_mode():
+        x = model.model.features(torch.from_numpy(clip)[None], torch.tensor([len(clip)]), None)
+    seen: list[torch.Tensor] = []
+    model.model.feature_extractor.register_forward_hook(lambda _, __, output: seen.append(output))
+    model.log_probs([clip])
+    assert (seen[-1][0] - x[0, -WINDOW:]).abs().max() < 1e-4
 
 
 def test_no_forward_is_longer_than_a_window(tiny_folder) -> None:
