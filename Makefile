@@ -6,8 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 # Another torch than constraints.txt holds, as pip names it: make setup TORCH='torch==2.12.0'
 TORCH  ?=
-# A package index to look for torch on as well: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
-TORCH_INDEX ?=
+# A package index to look for torch on as well; without a GPU that of the CPU builds. None: make setup TORCH_INDEX=
+TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null || echo https://download.pytorch.org/whl/cpu)
 HOST   ?= 0.0.0.0
 PORT   ?= 8000
 # What to serve, as name=folder-or-hub-id pairs; the two bundled models when empty.
@@ -25,6 +25,8 @@ EXTRAS_service   := av,hub,service
 EXTRAS_dev       := av,hub,service,offline,dev
 EXTRAS_synthesis := av,hub,offline,synthesis
 TOOLS := espeak-ng flite fortunes ffmpeg sox
+# Asked once whether the index answers: pip would try, and wait, for every package anew.
+REACH := import sys, urllib.request as u; sys.excepthook = lambda *e: None; u.urlopen(sys.argv[1], timeout=10)
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
@@ -39,7 +41,7 @@ setup: $(VENV)/.installed-dev ## make the virtual environment .venv with all tha
 	@echo "Ready: $(RUN)"
 
 serve: $(VENV)/.installed-service ## serve mha and mla on port 8000 (HOST= PORT= MODELS=)
-	$(RUN) -m service --host $(HOST) --port $(PORT) $(if $(MODELS),--models '$(MODELS)') $(ARGS)
+	$(RUN) -m service --host $(HOST) --port $(PORT) $(if $(MODELS),--models $(MODELS)) $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests (make tools first for those that need speech engines)
 	$(RUN) -m pytest $(ARGS)
@@ -80,7 +82,7 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --cache_reduction 0.75 \
 	  --calibration_manifest $(SPEECH)
 	for split in test-seen-voices test-unseen-voice; do \
-	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json; done
+	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json || exit 1; done
 
 bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and of the 618M architecture, on this machine
 	$(RUN) -m offline.benchmark --output_file results/benchmark.json
@@ -95,7 +97,7 @@ tools: ## install the Debian packages for synthesis and all tests: espeak-ng fli
 	test -n "$$missing" || { echo "Installed already: $(TOOLS)"; exit 0; }; \
 	as_root=$$(test $$(id -u) = 0 || echo sudo); \
 	echo "Installing with apt-get:" $$missing; \
-	$$as_root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -qq -y $$missing
+	$$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $$missing
 
 clean: ## remove caches, the reference and .venv; keeps data/ and runs/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis site dist
@@ -105,8 +107,13 @@ clean: ## remove caches, the reference and .venv; keeps data/ and runs/
 $(INSTALLED): $(VENV)/.installed-%: pyproject.toml constraints.txt | $(RUN)
 	@echo "Installing the packages for '$*' into $(VENV) (torch is large: this can take some minutes)"
 	@sed 's|^torch==.*|$(if $(TORCH),$(TORCH),&)|' constraints.txt > $(VENV)/constraints.txt
+	@index=; test -z '$(TORCH_INDEX)' || if $(RUN) -c "$(REACH)" '$(TORCH_INDEX)/torch/'; then \
+	  index='--extra-index-url $(TORCH_INDEX)'; echo "Looking for torch on $(TORCH_INDEX) as well"; \
+	else echo "Going on without $(TORCH_INDEX): it does not answer. If pip fetches gigabytes of CUDA packages that" \
+	  "no GPU here needs, stop it, see to that, and run make again."; fi; \
+	set -x; \
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt \
-	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[$(EXTRAS_$*)]'
+	  $$index --editable '.[$(EXTRAS_$*)]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-service)
 
 $(RUN):
@@ -116,5 +123,3 @@ $(RUN):
 	  echo "$(PYTHON) cannot make virtual environments. Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Making the virtual environment $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
-	@command -v nvidia-smi >/dev/null || echo "No GPU found. If pip is about to fetch gigabytes of CUDA packages, stop it" \
-	  "and run: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu"

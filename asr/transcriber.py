@@ -117,7 +117,9 @@ class Transcriber:
         for first in range(0, frames, WINDOW_FRAMES - 2 * MARGIN_FRAMES):
             last = min(first + WINDOW_FRAMES - 2 * MARGIN_FRAMES, frames)
             end = min(last + MARGIN_FRAMES, frames)
-            begin = max(min(first - MARGIN_FRAMES, end - WINDOW_FRAMES), 0)  # the last window is a whole one, too
+            begin = max(
+                min(first - MARGIN_FRAMES, end - WINDOW_FRAMES), 0
+            )  # the last window is a whole one, too
             window = normed[begin * config.hop_samples : end * config.hop_samples + config.tail_samples]
             parts.append(self._forward([window], normalised=True)[0][first - begin : last - begin])
         return np.concatenate(parts)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.signal import oaconvolve
 
-SAMPLE_RATE = 16_000
+from asr.audio import SAMPLE_RATE
+
 Wave = NDArray[np.float32]
 
 SPEED_SHARE, ROOM_SHARE, CHANNEL_SHARE, NOISE_SHARE = 0.6, 0.3, 0.5, 0.5
@@ -31,7 +32,8 @@ def augment(
 ) -> Wave:
     """Returns a changed copy of wave, float32 [about 0.85 to 1.18 times the samples, plus silence].
 
-    strength scales the chance of each effect (0: none; 1: the shares above; at most 1.5 is sensible).
+    strength scales the chance of each effect (0: none; 1: the shares above; at most 1.5 is sensible); the level
+    changes always, unless strength is 0.
     babble, if given, returns the speech of somebody else, for one kind of noise.
     """
 

@@ -3,15 +3,15 @@
 The models take turns, one batch each, so that a busy machine disturbs them alike; after a warm-up of every shape the
 median and quartiles of --repeats rounds are written. With --large the models are those of the 618M-parameter reference
 architecture with seeded random weights (mha, and mla with a joint latent of 512): their words mean nothing, their
-speed and memory do. The sound is seeded noise.
+speed and memory do. The sound is seeded noise. On a GPU peak_allocated_bytes is of this model and batch size, the
+weights of all loaded models in it.
 """
 
 import json
-import shlex
 import sys
-import time
 from argparse import Namespace
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from asr.config import Attention
 from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
 from asr.transcriber import DTYPES
-from offline import cli
-from offline.evaluate import Arm, environment
+from offline import cli, provenance
+from offline.evaluate import Arm, environment, load, timed
 from offline.train import TOKENS
 
 EXAMPLE = (
     "python -m offline.benchmark --large --batch_size 1,4 --dtype bfloat16 --output_file results/large.json"
 )
+Round = tuple[float, int]  # seconds, peak allocated bytes
 LARGE = asr.ModelConfig()
 LARGE_LATENT = Attention(kind="mla", latent="joint", rank=(512,) * LARGE.num_hidden_layers, method="random")
 
@@ -81,42 +82,34 @@ def measure(models: list[asr.Transcriber], args: Namespace) -> list[dict[str, An
     rows = []
     for size in args.batch_size:
         waves = [rng.normal(0, 0.05, int(args.clip_s * SAMPLE_RATE)).astype(np.float32) for _ in range(size)]
-        seconds: dict[str, list[float]] = {model.name: [] for model in models}
+        rounds: dict[str, list[Round]] = {model.name: [] for model in models}
         for number in tqdm(range(args.repeats + 1), f"batches of {size}"):
             for model in models if number % 2 else reversed(models):
-                seconds[model.name].append(_timed(model, waves))
-        rows += [_row(model, size, args.clip_s, seconds[model.name][1:]) for model in models]
+                _, seconds, (peak_bytes, _) = timed(model, partial(model.log_probs, waves))
+                rounds[model.name].append((seconds, peak_bytes))
+        rows += [_row(model, size, args.clip_s, rounds[model.name][1:]) for model in models]
     return rows
 
 
-def _timed(model: asr.Transcriber, waves: list[np.ndarray]) -> float:
-    """Seconds from waves in memory to log-probs in memory (which waits for the device)."""
-    started = time.perf_counter()
-    model.log_probs(waves)
-    return time.perf_counter() - started
-
-
-def _row(model: asr.Transcriber, size: int, clip_s: float, seconds: list[float]) -> dict[str, Any]:
+def _row(model: asr.Transcriber, size: int, clip_s: float, rounds: list[Round]) -> dict[str, Any]:
+    seconds, peaks_bytes = zip(*rounds, strict=True)
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
     row = {"model": model.name, "batch_size": size, "clip_s": clip_s}
     row |= {"batch_s_median": round(median, 5), "batch_s_quartiles": [round(low, 5), round(high, 5)]}
     row |= {"rtfx": round(size * clip_s / median, 2)}
     if model.device.type == "cuda":
-        row["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
+        row["peak_allocated_bytes"] = max(peaks_bytes)
     return row
 
 
 def benchmark(args: Namespace) -> dict[str, Any]:
     """The whole JSON object: what ran, how, and the rows."""
-    if args.large:
-        models = large_models(args)
-    else:
-        models = [asr.load(name, device=args.device, dtype=args.dtype) for name in args.model]
+    models = large_models(args) if args.large else load(args)
     rows = measure(models, args)
     return {
         "what": environment([Arm(model) for model in models]),
         "how": {
-            "command": shlex.join(["python", "-m", "offline.benchmark", *sys.argv[1:]]),
+            "command": provenance.command("offline.benchmark"),
             "dtype": str(models[0].dtype).removeprefix("torch."),
             "repeats": args.repeats,
         },

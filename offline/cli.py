@@ -51,6 +51,12 @@ def parser(description: str, example: str) -> Parser:
     )
 
 
+def reason(error: Exception) -> str:
+    """Returns what went wrong; of an error in a data worker, without the worker's traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if "Traceback" in str(error) else str(error)
+
+
 def names(text: str) -> list[str]:
     """Parses "a,b" into ["a", "b"]; refuses an empty list."""
     found = [part.strip() for part in text.split(",") if part.strip()]

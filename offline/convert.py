@@ -25,7 +25,8 @@ from asr.config import Attention
 from asr.encoder import ConformerCTC
 from asr.mha import MultiHeadAttention
 from asr.mla import MultiHeadLatentAttention
-from offline.cli import parser, paths, positive
+from offline import provenance
+from offline.cli import count, parser, paths, positive, reason
 from offline.data import load_wave, read_manifests
 from offline.factorise import joint, relative_error
 
@@ -119,10 +120,11 @@ def convert(
     attention = Attention(kind="mla", latent="joint", rank=ranks, source=source, method=method)
     latent_model = ConformerCTC(replace(model.config, attention=attention))
     latent_model.load_state_dict(model.state_dict(), strict=False)
+    inputs: list[Statistics | None] = [*statistics] if statistics else [None] * len(ranks)
     layers = zip(
         attentions(model, MultiHeadAttention),
         attentions(latent_model, MultiHeadLatentAttention),
-        statistics or [None] * len(ranks),
+        inputs,
         strict=True,
     )
     rows = [{"layer": index, **fill(new, old, heard)} for index, (old, new, heard) in enumerate(layers)]
@@ -158,7 +160,8 @@ def rank_of(width: int, latent_dim: int | None, cache_reduction: float) -> int:
 
     Rounded down to a multiple of 16 (of 2 for models narrower than 512).
     """
-    rank = latent_dim or math.floor(2 * width * (1 - cache_reduction))
+    wanted = round(2 * width * (1 - cache_reduction), 6)  # 320 * (1 - 0.8) is 63.99..., and 64 is meant
+    rank = math.floor(wanted) if latent_dim is None else latent_dim
     step = 16 if width >= 512 else 2
     if not step <= rank <= width:
         raise ValueError(
@@ -172,7 +175,7 @@ def arguments() -> argparse.ArgumentParser:
     options.add_argument("--model_name", default="mha", help="MHA model: bundled name, folder, or hub id")
     options.add_argument("--output_dir", required=True, help="folder to write the MLA checkpoint to")
     options.add_argument(
-        "--latent_dim", type=int, help="latent values a frame and layer (instead of --cache_reduction)"
+        "--latent_dim", type=count, help="latent values a frame and layer (instead of --cache_reduction)"
     )
     options.add_argument("--cache_reduction", type=float, default=0.75, help="share of the K/V cache to save")
     options.add_argument(
@@ -192,10 +195,10 @@ def run(args: argparse.Namespace) -> None:
     statistics = calibrate(model, manifests, args.calibration_s) if manifests else None
     latent_model, rows = convert(model, rank, Path(args.model_name).name, statistics)
     report: dict[str, Any] = {
-        "made_by": "offline.convert",
-        "source": args.model_name,
+        **provenance.of_run("offline.convert", args, manifests or [], args.model_name),
+        "source": provenance.tidy(args.model_name),
         "method": latent_model.config.attention.method,
-        "calibration": {"manifests": [str(m) for m in manifests], "seconds": args.calibration_s}
+        "calibration": {"manifests": provenance.tidy(manifests), "seconds": args.calibration_s}
         if manifests
         else None,
         "cached_values_per_frame": {
@@ -218,7 +221,7 @@ def main() -> None:
     try:
         run(args)
     except ValueError as error:
-        sys.exit(f"offline.convert: {error}")
+        sys.exit(f"offline.convert: {reason(error)}")
 
 
 if __name__ == "__main__":

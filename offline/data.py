@@ -6,9 +6,9 @@ A manifest is JSON lines, one recording each: audio_filepath (absolute, or relat
 Everything random is a function of (seed, step), so a run resumes exactly by skipping steps: nothing is decoded.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,15 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from asr.audio import SAMPLE_RATE, read
+from asr.audio import SAMPLE_RATE, AudioError, read
 from asr.ctc import Vocabulary
 from offline.augment import augment
 
 PAD_STEP_S = 0.5  # padded lengths are multiples of this, to keep the shapes few
-CHUNK_FRAMES, LEFT_CONTEXT_FRAMES = (
-    (8, 64),
-    (0, 500),
-)  # what a streaming client may ask for, both ends included
+# what a streaming client may ask for, both ends included
+CHUNK_FRAMES, LEFT_CONTEXT_FRAMES = (8, 64), (0, 500)
 _ORDER, _CHUNK, _AUGMENT, _JOIN = range(4)  # keeps the random streams of one seed apart
 
 
@@ -131,15 +129,17 @@ def _check_spelling(where: str, text: str, vocabulary: Vocabulary | None) -> Non
         raise ManifestError(f"{where}: {error} in text {text[:80]!r}") from None
 
 
-def sha256(path: Path) -> str:
-    """Returns the hex digest of a file's bytes, to tell which data a result stands on."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def load_wave(path: Path) -> NDArray[np.float32]:
-    """Returns one recording, float32 [samples], mono at 16 kHz."""
-    wave, rate = soundfile.read(path, dtype="float32")
-    return wave if rate == SAMPLE_RATE and wave.ndim == 1 else read(path)
+    """Returns one recording, float32 [samples], mono at 16 kHz. Raises ManifestError, which names the file."""
+    if path.suffix.lower() == ".flac":  # what training reads all the time: whole numbers, never NaN
+        with suppress(soundfile.LibsndfileError):  # `read` tells better what is wrong
+            wave, rate = soundfile.read(path, dtype="float32")
+            if rate == SAMPLE_RATE and wave.ndim == 1 and len(wave):
+                return wave
+    try:
+        return read(path)
+    except (AudioError, OSError) as error:
+        raise ManifestError(str(error)) from None
 
 
 def padded_s(duration_s: float) -> float:

@@ -15,20 +15,15 @@ The models take turns batch by batch, so that a busy machine disturbs them alike
 """
 
 import json
-import os
-import platform
 import resource
-import shlex
-import subprocess
 import sys
 import time
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jiwer
 import numpy as np
@@ -37,13 +32,14 @@ from tqdm import tqdm
 
 import asr
 from asr.audio import SAMPLE_RATE
-from offline import cli
-from offline.data import ManifestError, Utterance, batches_of, load_wave, read_manifest, sha256
+from offline import cli, provenance
+from offline.data import ManifestError, Utterance, batches_of, load_wave, read_manifest
 
 EXAMPLE = """python -m offline.evaluate --model mha,mla --manifest data/speech/test-seen-voices.jsonl \\
       --output_file results/test-seen-voices.json"""
 GROUPS = ("domain", "engine", "voice", "manifest")
 RESAMPLES = 1000
+T = TypeVar("T")
 
 
 @dataclass
@@ -53,21 +49,17 @@ class Arm:
     model: asr.Transcriber
     texts: dict[int, str] = field(default_factory=dict)  # by utterance
     batches: list[tuple[float, float]] = field(default_factory=list)  # (audio_s, inference_s) of each
-    peak_allocated_bytes: int = 0
-    peak_reserved_bytes: int = 0
+    peaks: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # (allocated, reserved) bytes of each, on a GPU
 
 
 def parser() -> cli.Parser:
     """The command line; also answers to the spellings --model_name and --dataset."""
     options = cli.parser(__doc__, EXAMPLE)
     add = options.add_argument
-    add(
-        "--model",
-        "--model_name",
-        type=cli.names,
-        required=True,
-        help="bundled names, folders or hub ids: a,b",
-    )
+    names = "bundled names, folders or hub ids: a,b"
+    add("--model", "--model_name", type=cli.names, required=True, help=names)
     add("--manifest", "--dataset", type=cli.paths, required=True, help="a.jsonl,b.jsonl")
     add("--output_file", type=Path, required=True, help="JSON to write")
     add("--batch_seconds", type=cli.positive, default=60.0, help="padded audio in one batch")
@@ -104,28 +96,38 @@ def measure(arms: list[Arm], utterances: list[Utterance], args: Namespace) -> No
     for number, indices in enumerate(tqdm([batches[0], *batches], "evaluating", unit="batch")):
         waves = [load_wave(utterances[index].audio) for index in indices]
         for arm in arms if number % 2 else reversed(arms):
-            texts, seconds = _timed(arm, waves, args)
+            texts, seconds = _transcribe(arm, waves, args)
             arm.texts |= zip(indices, texts, strict=True)
             if number > 0:  # the first is the warm-up
                 arm.batches.append((sum(map(len, waves)) / SAMPLE_RATE, seconds))
 
 
-def _timed(arm: Arm, waves: list[Any], args: Namespace) -> tuple[list[str], float]:
+def _transcribe(arm: Arm, waves: list[Any], args: Namespace) -> tuple[list[str], float]:
     """Returns one batch's texts and the seconds that it took."""
-    on_gpu = arm.model.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-        torch.cuda.synchronize()
-    started = time.perf_counter()
     sight = {"chunk_frames": args.chunk_frames}
     if args.chunk_frames:
         sight["left_context_frames"] = args.left_context_frames
-    texts = [transcript.text for transcript in arm.model.transcribe(waves, **sight)]
-    seconds = time.perf_counter() - started
+    heard, seconds, peak = timed(arm.model, lambda: arm.model.transcribe(waves, **sight))
+    arm.peaks.append(peak)
+    return [transcript.text for transcript in heard], seconds
+
+
+def timed(model: asr.Transcriber, work: Callable[[], T]) -> tuple[T, float, tuple[int, int]]:
+    """Returns what work returns, its seconds, and the peak (allocated, reserved) bytes of the model's GPU, else 0.
+
+    Work has to wait for the device, as all that returns texts or arrays does.
+    """
+    on_gpu = model.device.type == "cuda"
     if on_gpu:
-        arm.peak_allocated_bytes = max(arm.peak_allocated_bytes, torch.cuda.max_memory_allocated())
-        arm.peak_reserved_bytes = max(arm.peak_reserved_bytes, torch.cuda.max_memory_reserved())
-    return texts, seconds
+        torch.cuda.synchronize(model.device)
+        torch.cuda.reset_peak_memory_stats(model.device)
+    started = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - started
+    if not on_gpu:
+        return result, seconds, (0, 0)
+    peak = torch.cuda.max_memory_allocated(model.device), torch.cuda.max_memory_reserved(model.device)
+    return result, seconds, peak
 
 
 def figures(pairs: list[tuple[Utterance, str]]) -> dict[str, Any]:
@@ -189,10 +191,8 @@ def _speed(arm: Arm) -> dict[str, Any]:
 
 def _memory(arm: Arm) -> dict[str, int]:
     if arm.model.device.type == "cuda":
-        return {
-            "peak_allocated_bytes": arm.peak_allocated_bytes,
-            "peak_reserved_bytes": arm.peak_reserved_bytes,
-        }
+        allocated, reserved = map(max, zip(*arm.peaks, strict=True))
+        return {"peak_allocated_bytes": allocated, "peak_reserved_bytes": reserved}
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return {"peak_process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
@@ -201,17 +201,14 @@ def environment(arms: list[Arm]) -> dict[str, Any]:
     """Returns what ran: code, machine, versions, models."""
     device = arms[0].model.device
     return {
-        "git_commit": git_commit(),
+        "git_commit": provenance.git_commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": provenance.machine(),
         "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            **{n: version(n) for n in ("torch", "numpy", "jiwer")},
-        },
+        "versions": provenance.versions("torch", "numpy", "jiwer"),
         "models": {
             arm.model.name: {
-                "folder": str(arm.model.folder),
+                "folder": provenance.tidy(arm.model.folder),
                 "folder_hash": arm.model.folder_hash,
                 "attention": arm.model.config.attention.to_dict(),
                 "parameters": arm.model.parameters,
@@ -223,35 +220,11 @@ def environment(arms: list[Arm]) -> dict[str, Any]:
     }
 
 
-def git_commit() -> str | None:
-    """Returns the commit of this code, with "+" where files differ from it; None outside of a repository."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
-        changed = ["git", "status", "--porcelain", "--untracked-files=no"]
-        changes = subprocess.run(changed, cwd=here, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
-
-
-def cpu_name() -> str:
-    """Returns what the processor calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def transcripts(arms: list[Arm], chosen: list[tuple[str, Utterance]]) -> Iterable[dict[str, Any]]:
     """Yields the utterances entries."""
     for index, (manifest, utterance) in enumerate(chosen):
         yield {
-            "audio": str(utterance.audio),
+            "audio": provenance.relative(utterance.audio),
             "duration_s": utterance.duration_s,
             "manifest": manifest,
             "domain": utterance.domain,
@@ -279,17 +252,25 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def load(args: Namespace) -> list[asr.Transcriber]:
+    """Returns the models of --model, in order. Raises CheckpointError."""
+    models = [asr.load(name, device=args.device, dtype=args.dtype) for name in args.model]
+    for model in models:
+        model.name = provenance.tidy(model.name)
+    return models
+
+
 def evaluate(args: Namespace) -> dict[str, Any]:
     """Returns the whole JSON object. Raises ValueError (ManifestError, CheckpointError) for what cannot be used."""
     chosen = read(args)
-    arms = [Arm(asr.load(name, device=args.device, dtype=args.dtype)) for name in args.model]
+    arms = [Arm(model) for model in load(args)]
     measure(arms, [utterance for _, utterance in chosen], args)
     how = ("batch_seconds", "batch_size", "utterances", "chunk_frames", "left_context_frames")
     return {
         "what": environment(arms),
         "how": {
-            "command": shlex.join(["python", "-m", "offline.evaluate", *sys.argv[1:]]),
-            "manifests": {str(path): sha256(path) for path in args.manifest},
+            "command": provenance.command("offline.evaluate"),
+            "manifests": provenance.hashes(args.manifest),
             "dtype": str(arms[0].model.dtype).removeprefix("torch."),
             **{name: getattr(args, name) for name in how},
         },
@@ -304,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = evaluate(args)
     except (ValueError, OSError) as error:
-        print(f"offline.evaluate: {error}", file=sys.stderr)
+        print(f"offline.evaluate: {cli.reason(error)}", file=sys.stderr)
         return 2
     args.output_file.parent.mkdir(parents=True, exist_ok=True)
     args.output_file.write_text(json.dumps(result, indent=1) + "\n")

@@ -3,6 +3,7 @@
 From random kernels CTC has to find spectra and letters at once, and stays for a thousand steps at vowels. Predicting
 80 log-mel energies of each frame's own 400 samples takes minutes, and CTC then starts from features that carry all
 consonants. The output is a checkpoint folder for `offline.train --init_from`; its layers behind the front end are new.
+A run that is stopped begins anew.
 """
 
 import sys
@@ -20,9 +21,9 @@ from asr import checkpoint
 from asr.audio import SAMPLE_RATE
 from asr.encoder import ConformerCTC
 from asr.normalise import normalise
-from offline import cli
+from offline import cli, provenance
 from offline.data import Collator, RunSampler, SpeechDataset, plan, read_manifests
-from offline.train import add_new_model_options, new_model
+from offline.train import add_new_model_options, new_model, usable
 
 MELS = 80
 FLOOR = 1e-2
@@ -59,10 +60,12 @@ def parser() -> cli.Parser:
     add("--train_manifest", type=cli.paths, required=True, help="recordings; their text is not used")
     add("--output_dir", type=Path, required=True, help="checkpoint folder to write")
     add("--max_steps", type=cli.count, default=1500, help="optimiser steps")
+    add("--max_duration_s", type=cli.positive, default=20.0, help="leave out longer recordings")
     add("--batch_seconds", type=cli.positive, default=60.0, help="padded audio in one batch")
     add("--learning_rate", type=cli.positive, default=2e-3, help="at its height; rises and falls as a cosine")
     add("--augment_strength", type=float, default=0.5, help="as in offline.train")
     add("--workers", type=cli.natural, default=1, help="processes that decode and augment")
+    options.flag("--cpu", default=not torch.cuda.is_available(), help="leave the GPU alone")
     add_new_model_options(options)
     return options
 
@@ -72,6 +75,7 @@ def run(args: Namespace) -> float:
     set_seed(args.seed)
     model, vocabulary = new_model(args)
     utterances = read_manifests(args.train_manifest, vocabulary)
+    utterances = usable(utterances, model.config, vocabulary, args.max_duration_s)
     durations_s = [utterance.duration_s for utterance in utterances]
     batches = plan(durations_s, args.batch_seconds, args.max_steps, seed=args.seed)
     loader = DataLoader(
@@ -80,26 +84,31 @@ def run(args: Namespace) -> float:
         collate_fn=Collator(args.seed, chunk_share=0.0),
         num_workers=args.workers,
     )
-    error = fit(model, loader, args.learning_rate, args.max_steps)
-    report = {"made_by": "offline.pretrain", "steps": args.max_steps, "error": error}
-    checkpoint.save(model, vocabulary, args.output_dir, report, dtype=torch.float32)
+    device = torch.device("cpu" if args.cpu else "cuda")
+    error = fit(model.to(device), loader, args.learning_rate, args.max_steps)
+    report = provenance.of_run("offline.pretrain", args, args.train_manifest, args.init_from)
+    report |= {"device": device.type, "steps": args.max_steps, "error": error}
+    checkpoint.save(model.cpu(), vocabulary, args.output_dir, report, dtype=torch.float32)
     return error
 
 
 def fit(model: ConformerCTC, loader: DataLoader, learning_rate: float, steps: int) -> float:
-    """Trains the front end alone; returns the smoothed error of the last steps."""
-    target = LogMel(model.config.receptive_samples, model.config.hop_samples)
-    head = nn.Sequential(model.feature_projection.layer_norm, nn.Linear(model.config.conv_dim[-1], MELS))
+    """Trains the front end alone, where the model is; returns the smoothed error of the last steps."""
+    device = next(model.parameters()).device
+    target = LogMel(model.config.receptive_samples, model.config.hop_samples).to(device)
+    to_mels = nn.Linear(model.config.conv_dim[-1], MELS).to(device)
+    head = nn.Sequential(model.feature_projection.layer_norm, to_mels)
     parameters = [*model.feature_extractor.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, learning_rate, weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
     error = 1.0
     with tqdm(loader, "front end", total=steps) as bar:
         for batch in bar:
-            waves = normalise(batch["waves"], batch["lengths"])
-            with torch.autocast("cpu", torch.bfloat16):
+            lengths = batch["lengths"].to(device)
+            waves = normalise(batch["waves"].to(device), lengths)
+            with torch.autocast(device.type, torch.bfloat16):
                 predicted = head(model.feature_extractor(waves))
-            valid = torch.arange(predicted.shape[1]) < model.frame_lengths(batch["lengths"])[:, None]
+            valid = torch.arange(predicted.shape[1], device=device) < model.frame_lengths(lengths)[:, None]
             loss = (predicted.float() - target(waves))[valid].square().mean()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -117,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except ValueError as error:
-        print(f"offline.pretrain: {error}", file=sys.stderr)
+        print(f"offline.pretrain: {cli.reason(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,7 +1,8 @@
 """Sentences to speech to manifests: the training data.
 
-Utterance i of a split is fully determined by the seed, the shares and i, so that a run can be stopped and taken up
-again: what is on disk is kept. Sentences and voices of the splits:
+Utterance i of a split is fully determined by i, the seed, the shares, the share of everyday sentences and the texts
+that are installed, so that a run can be stopped and taken up again: what is on disk is kept. Sentences and voices of
+the splits:
 
     train, dev, test-seen-voices   the voices that training hears; each its own sentences
     test-unseen-voice              held-out voices reading the sentences of the test side
@@ -27,11 +28,11 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from asr.audio import SAMPLE_RATE
 from offline import cli
 from offline.sentences import everyday_sentence, normalise, open_sentences, split_of
 from offline.voices import ENGINES, Voice, available
 
-SAMPLE_RATE = 16_000
 SENTENCES_OF = {"dev": "dev", "train": "train", "test-seen-voices": "test", "test-unseen-voice": "test"}
 UNSEEN = "test-unseen-voice"
 DEFAULT_SHARES = {"espeak": 0.3, "flite": 0.2, "hibari": 0.2, "kokoro": 0.3}

@@ -7,24 +7,21 @@ to resume from; log.jsonl and runs/ (TensorBoard). Started again with the same a
 import json
 import math
 import os
-import platform
-import shlex
 import sys
 from argparse import Namespace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from asr import checkpoint
+from asr.audio import SAMPLE_RATE
 from asr.config import ModelConfig
 from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
-from offline import cli
+from offline import cli, provenance
 from offline.data import (
     Collator,
     ManifestError,
@@ -34,8 +31,8 @@ from offline.data import (
     join,
     plan,
     read_manifests,
-    sha256,
 )
+from offline.gabor import gabor_init
 from offline.trainer import CTCTrainer, Objective, newest_checkpoint
 
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
@@ -43,14 +40,8 @@ EXAMPLE = """python -m offline.train --train_manifest data/speech/train.jsonl --
       --output_dir runs/mha --max_steps 6000
   torchrun --nproc_per_node 4 -m offline.train ... --batch_seconds 400                (four GPUs)
   OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m offline.train ... --batch_seconds 24 --workers 0   (two CPU cores)"""
-PLAN_FACTS = (
-    "train_manifest",
-    "batch_seconds",
-    "join_s",
-    "seed",
-    "curriculum_steps",
-    "gradient_accumulation_steps",
-)
+PLAN_FACTS = """train_manifest max_duration_s batch_seconds join_s seed curriculum_steps gradient_accumulation_steps
+  model_config init_from""".split()
 JOIN_COPIES = 3  # so many different companies for each recording
 
 
@@ -69,23 +60,18 @@ def _add_data_options(options: cli.Parser) -> None:
         "--train_manifest",
         type=cli.paths,
         required=True,
-        help="a.jsonl,b.jsonl; name one twice to hear it twice",
+        help="a.jsonl,b.jsonl; name one twice to hear it so",
     )
     add("--dev_manifest", type=cli.paths, required=True, help="manifests that choose the best checkpoint")
     add("--dev_utterances", type=cli.count, default=300, help="at most so many of them, evenly spaced")
     add("--output_dir", type=Path, required=True, help="folder for all that is written")
     add("--batch_seconds", type=cli.positive, default=48.0, help="padded audio in one batch, a process")
     add("--max_duration_s", type=cli.positive, default=20.0, help="leave out longer recordings")
-    add(
-        "--join_s",
-        type=float,
-        default=0.0,
-        help="also hear recordings in a row, up to so many seconds; 0: never",
-    )
+    add("--join_s", type=float, default=0.0, help="also hear recordings in a row, up to so many s; 0: never")
     add("--workers", type=cli.natural, default=1, help="processes that decode and augment")
     add("--augment_strength", type=float, default=1.0, help="scales the chance of every augmentation")
     add(
-        "--augment_ramp_steps", type=cli.natural, default=600, help="rise to that strength over so many steps"
+        "--augment_ramp_steps", type=cli.natural, default=600, help="steps in which it rises to that strength"
     )
     options.flag("--augment", default=True, help="speed, room, noise, channel, level, silence")
 
@@ -146,38 +132,15 @@ def new_model(args: Namespace) -> tuple[ConformerCTC, Vocabulary]:
     return model, Vocabulary(TOKENS)
 
 
-@torch.no_grad()
-def gabor_init(conv: nn.Conv1d) -> None:
-    """Sets a first convolution [channels, 1, kernel] to windowed cosines and sines, mel-spaced from 80 Hz to 7.6 kHz.
-
-    Random kernels of ten samples must first find pitch and formants; these let different bands through at once.
-    """
-    channels, _, kernel = conv.weight.shape
-    mel = np.linspace(_mel(80), _mel(7600), math.ceil(channels / 2))
-    hz = torch.tensor(700 * (10 ** (mel / 2595) - 1), dtype=torch.float32)
-    time_s = (torch.arange(kernel) - (kernel - 1) / 2) / 16_000
-    angle = 2 * math.pi * hz[:, None] * time_s
-    bank = torch.cat((angle.cos(), angle.sin())) * torch.hamming_window(kernel, periodic=False)
-    bank = bank / bank.norm(dim=1, keepdim=True)
-    conv.weight.copy_(bank[:channels, None])
-    if conv.bias is not None:
-        conv.bias.zero_()
-
-
-def _mel(hz: float) -> float:
-    return 2595 * math.log10(1 + hz / 700)
-
-
 def usable(
     utterances: list[Utterance], config: ModelConfig, vocabulary: Vocabulary, limit_s: float
 ) -> list[Utterance]:
     """Returns those that are no longer than limit_s and long enough to spell their text; says how many are not."""
 
     def fits(utterance: Utterance) -> bool:
-        frames = config.frames(int(utterance.duration_s * 16_000))
-        return (
-            utterance.duration_s <= limit_s and 0 < frames_needed(vocabulary.encode(utterance.text)) <= frames
-        )
+        frames = config.frames(int(utterance.duration_s * SAMPLE_RATE))
+        needed = frames_needed(vocabulary.encode(utterance.text))
+        return utterance.duration_s <= limit_s and 0 < needed <= frames
 
     kept = [utterance for utterance in utterances if fits(utterance)]
     if len(kept) < len(utterances):
@@ -236,7 +199,7 @@ def build(args: Namespace) -> CTCTrainer:
         train = join(train, args.join_s, JOIN_COPIES, args.seed)
     durations_s = [utterance.duration_s for utterance in train]
     return CTCTrainer(
-        Objective(model, args.intermediate_ctc, args.trainable == "attention"),
+        Objective(model, vocabulary.blank, args.intermediate_ctc, args.trainable == "attention"),
         vocabulary,
         training,
         train=SpeechDataset(
@@ -259,35 +222,27 @@ def build(args: Namespace) -> CTCTrainer:
         dev=SpeechDataset(dev, vocabulary),
         dev_batch_seconds=args.batch_seconds,
         average_decay=args.average_decay,
-        report=provenance(args, model, train_hours, training.world_size),
+        report=report(args, model, train_hours, training.world_size),
     )
 
 
-def provenance(args: Namespace, model: ConformerCTC, train_hours: float, processes: int) -> dict[str, Any]:
-    """What report.json says of any run: how it was started, on which data, with which versions."""
-    manifests = {str(path): sha256(path) for path in [*args.train_manifest, *args.dev_manifest]}
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    options |= {name: list(map(str, options[name])) for name in ("train_manifest", "dev_manifest")}
+def report(args: Namespace, model: ConformerCTC, train_hours: float, processes: int) -> dict[str, Any]:
+    """What report.json says of any run: how it was started, on which data, from which model."""
+    manifests = [*args.train_manifest, *args.dev_manifest]
     return {
-        "command": shlex.join(["python", "-m", "offline.train", *sys.argv[1:]]),
-        "options": options,
+        **provenance.of_run("offline.train", args, manifests, args.init_from),
         "processes": processes,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "train_hours": round(train_hours, 3),
-        "manifests_sha256": manifests,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "accelerate", "numpy")},
-        },
     }
 
 
 def resume_point(args: Namespace, report: dict[str, Any]) -> str | None:
     """Returns the checkpoint to go on from, if any.
 
-    Raises ValueError where that would not continue the same run: other data, order or seed.
+    Raises ValueError where that would not continue the same run: other data, order, seed or model.
     """
-    facts = {name: report["options"][name] for name in PLAN_FACTS}
+    facts = {name: report["options"].get(name) for name in PLAN_FACTS}
     facts |= {name: report[name] for name in ("processes", "manifests_sha256")}
     file = args.output_dir / "run.json"
     newest = newest_checkpoint(args.output_dir) if args.resume else None
@@ -324,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except ValueError as error:
-        print(f"offline.train: {error}", file=sys.stderr)
+        print(f"offline.train: {cli.reason(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -33,11 +33,11 @@ class Objective(nn.Module):
     """The model with its loss, as one module: what the trainer (and DDP) wraps."""
 
     def __init__(
-        self, model: ConformerCTC, intermediate_weight: float = 0.0, attention_only: bool = False
+        self, model: ConformerCTC, blank: int, intermediate_weight: float = 0.0, attention_only: bool = False
     ) -> None:
         super().__init__()
         self.model = model
-        self.blank = model.config.pad_token_id
+        self.blank = blank
         self.intermediate_weight = intermediate_weight
         self.attention_only = attention_only
         if attention_only:
@@ -219,9 +219,8 @@ class CTCTrainer(Trainer):
             characters += int(lengths.sum())
             log_probs = logits.float().log_softmax(-1).cpu().numpy()
             for index, scores, length in zip(indices, log_probs, frames.tolist(), strict=True):
-                pairs.append(
-                    (self.dev.utterances[index].text, greedy(scores[:length], self.vocabulary, hop_s)[0])
-                )
+                said = self.vocabulary.decode(self.dev.targets[index])  # in the case of what is heard
+                pairs.append((said, greedy(scores[:length], self.vocabulary, hop_s)[0]))
         return nats / characters, pairs
 
     def save_folder(self, name: str, metrics: dict[str, float]) -> None:
@@ -239,10 +238,15 @@ class CTCTrainer(Trainer):
         checkpoint.save(self.objective.model, self.vocabulary, folder, report, dtype=torch.float32)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Clips; a gradient that is not finite is dropped, so that one bad batch cannot end a run of hours."""
+        """Clips; a gradient that is not finite becomes zero, so that one bad batch cannot end a run of hours.
+
+        The optimiser still takes that step, on its momentum and weight decay alone.
+        """
         norm: Tensor = super()._clip_grad_norm(model)
         if not torch.isfinite(norm):
-            tqdm.write(f"step {self.state.global_step + 1}: gradient norm is {float(norm)}, batch skipped")
+            tqdm.write(
+                f"step {self.state.global_step + 1}: gradient norm is {float(norm)}, gradients set to 0"
+            )
             for parameter in model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.zero_()
@@ -257,8 +261,8 @@ class CTCTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        device = str(self.args.device)
-        self.average.tensors = load_file(Path(resume_from_checkpoint) / AVERAGE, device=device)
+        average = load_file(Path(resume_from_checkpoint) / AVERAGE)  # which knows no "cpu:0", as DDP calls it
+        self.average.tensors = {name: value.to(self.args.device) for name, value in average.items()}
 
 
 class _AfterStep(TrainerCallback):

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 from fastapi import FastAPI
 
 import asr
-from service import middleware
+from service import middleware, spool
 from service.batcher import Batcher, Limits
 from service.decoding import DecodePool
 from service.engine import Engine, Model
@@ -53,8 +51,8 @@ def create_app(settings: Settings, loaders: Loaders | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Start the engine and the decoders; at the end let the engine finish what it has."""
     service: Transcription = app.state.service
-    with tempfile.TemporaryDirectory(prefix="mla-asr-", dir=service.settings.spool_dir) as spool:
-        service.spool = Path(spool)
+    with spool.opened(service.settings.spool_dir) as folder:
+        service.spool = folder
         service.decoder.start()
         service.engine.start()
         try:
@@ -73,7 +71,7 @@ def _wire(settings: Settings, loaders: Loaders) -> Transcription:
     metrics = Metrics(
         {"version": _version(), "python": platform.python_version(), "torch": torch.__version__}
     )
-    engine = Engine(loaders, batcher, metrics)
+    engine = Engine(loaders, batcher, metrics, heartbeat_limit_s=settings.heartbeat_limit_s)
     metrics.watch(
         loaders,
         {
@@ -83,7 +81,11 @@ def _wire(settings: Settings, loaders: Loaders) -> Transcription:
         },
     )
     metrics.watch_process({"engine_heartbeat_age_seconds": engine.heartbeat_age_s, **_gpu_gauges(settings)})
-    decoder = DecodePool(settings.decode_workers, timeout_s=settings.decode_timeout_s)
+    decoder = DecodePool(
+        settings.decode_workers,
+        timeout_s=settings.decode_timeout_s,
+        memory_bytes=settings.decode_memory_bytes,
+    )
     return Transcription(settings, batcher, engine, decoder, metrics)
 
 

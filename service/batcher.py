@@ -7,7 +7,8 @@ batches. Nothing ever waits for a timer: whoever is queued when the engine asks 
 - Membership: the oldest request is always in, so nobody starves; the rest are the nearest in length out of the
   `window` oldest, so little is padding.
 - Between models: start-time fair queueing, by device time used (Goyal et al. 1996).
-- Bound: `max_queue_audio_s` of waiting audio; beyond it `Overloaded`. A single clip always fits an empty queue.
+- Bound: `Overloaded` once `max_queue_audio_s` of audio are waiting. The clip that gets there may exceed it, so that a
+  long one finds its way in under load as well.
 - Cancelled and expired requests leave the queue at once or when a batch is formed; they never reach the engine.
 """
 
@@ -96,7 +97,7 @@ class Batcher:
             Unavailable: closed for shutdown.
         """
         with self._changed:
-            self.check_open(job.audio_s)
+            self.check_open()
             lane = self._lanes[job.model]
             if not lane.jobs and not lane.running:
                 lane.used_s = max(lane.used_s, self._virtual_now())
@@ -104,13 +105,13 @@ class Batcher:
             self._changed.notify()
         job.future.add_done_callback(lambda _: self._forget(job))
 
-    def check_open(self, audio_s: float = 0.0) -> None:
-        """Raise what `submit` would for a clip of `audio_s`: to refuse early, before an upload is read."""
+    def check_open(self) -> None:
+        """Raise what `submit` would: to refuse early, before an upload is read."""
         with self._changed:
             waiting_s = self.queued_audio_s()
             if self._closed:
                 raise Unavailable("the server is shutting down", code="draining")
-            if waiting_s and waiting_s + audio_s > self.limits.max_queue_audio_s:
+            if waiting_s >= self.limits.max_queue_audio_s:
                 raise Overloaded(
                     f"{waiting_s:.0f} s of audio are waiting already; the limit is "
                     f"{self.limits.max_queue_audio_s:g} s (max_queue_audio_s)",

@@ -1,15 +1,19 @@
 """Uploads to samples, in a few processes of their own: a decoder that hangs or crashes takes nothing with it.
 
 Samples come back as a file that is mapped, not as bytes through a pipe, so an hour of sound costs the event loop no
-more than a second of it. A worker whose client left, whose time is up, or that died, is killed and replaced.
+more than a second of it. A worker whose client left, whose time is up, or that died, is killed and replaced. One may
+have only so much memory: an upload of some kilobytes can ask for gigabytes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +32,7 @@ Task = tuple[Path, Path, float]  # source, target, max_audio_s
 Refusal = tuple[str, str]  # code, message for the client
 RETRY_S = 1.0
 NO_SPACE = "no_disk_space"
+NO_MEMORY = "decode_memory"
 
 
 @dataclass(eq=False)
@@ -39,8 +44,9 @@ class _Worker:
 class DecodePool:
     """`workers` processes, each decoding one upload at a time; further uploads wait their turn."""
 
-    def __init__(self, workers: int, *, timeout_s: float) -> None:
+    def __init__(self, workers: int, *, timeout_s: float, memory_bytes: int = 2**31) -> None:
         self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["service.decoding"])
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -73,7 +79,8 @@ class DecodePool:
             float32 [samples], mono at 16 kHz, mapped from `target` (which may be unlinked while it is in use).
 
         Raises:
-            BadRequest, TooLarge: the upload is no audio, empty, unsupported, or longer than `max_audio_s`.
+            BadRequest, TooLarge: the upload is no audio, empty, unsupported, longer than `max_audio_s`, or needs
+                more memory than the pool's `memory_bytes`.
             DeadlineExceeded: it took longer than the pool's `timeout_s`.
         """
         worker = await self._live_worker()
@@ -109,7 +116,9 @@ class DecodePool:
 
     def _spawn(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs,), name="decode", daemon=True)
+        process = self._context.Process(
+            target=_work, args=(theirs, self._memory_bytes), name="decode", daemon=True
+        )
         process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -153,13 +162,21 @@ def _refused(code: str, message: str) -> ApiError:
         return Unavailable("the server has no room for the decoded audio", code=code)
     if code == "too_long":
         return TooLarge(f"{message} (max_audio_s)", code="audio_too_long", param="file")
+    if code == NO_MEMORY:
+        log.warning("an upload needed more memory than a decoding process may have")
+        return TooLarge(
+            "decoding takes more memory than the server allows (max_decode_memory_bytes)",
+            code=code,
+            param="file",
+        )
     return BadRequest(message, code=code, param="file")
 
 
-def _work(connection: Connection) -> None:
+def _work(connection: Connection, memory_bytes: int) -> None:
     """A worker's life. Signals are for the parent: it ends its workers when the last request is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _limit_memory(memory_bytes)
     while True:
         try:
             task: Task = connection.recv()
@@ -168,13 +185,26 @@ def _work(connection: Connection) -> None:
         connection.send(_decode(*task))
 
 
+def _limit_memory(extra_bytes: int) -> None:
+    """Let this process have `extra_bytes` more than now, and be the first to go where the machine runs out."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    # Elsewhere than on Linux there is no such count, and the limit means little.
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + extra_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 def _decode(source: Path, target: Path, max_audio_s: float) -> Refusal | None:
     try:
         # By descriptor, so that messages do not name our file.
         with open(os.open(source, os.O_RDONLY), "rb") as file:
             wave = read(file, max_duration_s=max_audio_s)
     except AudioError as error:
-        return error.code, str(error)
+        return (NO_MEMORY, "") if _out_of_memory(error) else (error.code, str(error))
+    except MemoryError:
+        return NO_MEMORY, ""
     except Exception:
         log.exception("a decoder failed in an unforeseen way")
         return "not_audio", "the audio could not be decoded"
@@ -183,3 +213,10 @@ def _decode(source: Path, target: Path, max_audio_s: float) -> Refusal | None:
     except OSError as error:
         return NO_SPACE, str(error)
     return None
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory is at the root of `error`: of a decoder that lacked it, the reader says that the file is bad."""
+    while error and not (isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM):
+        error = error.__context__
+    return error is not None

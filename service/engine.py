@@ -1,7 +1,8 @@
 """The one thread that owns the device: it loads the models, warms them up and runs every batch.
 
 Whatever happens to a batch, each of its requests gets an answer: its transcript, or the error. A batch that fails is
-run again clip by clip, so that one bad clip, or too little memory for all at once, does not fail its neighbours.
+run again clip by clip, so that one bad clip, or too little memory for all at once, does not fail its neighbours. Where
+a clip fails by itself, the model is warmed up again, and the thread ends if that fails: a broken device stays broken.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -58,18 +60,33 @@ class ModelState:
     reason: str | None = None
 
 
+class _Failure(Enum):
+    MEMORY = "memory"
+    OTHER = "other"
+
+
 class Engine:
-    """Owner of the device thread."""
+    """Owner of the device thread.
+
+    A batch may take as long as its audio and `heartbeat_limit_s` more; then the engine counts as stuck.
+    """
 
     def __init__(
-        self, loaders: Mapping[str, Callable[[], Model]], batcher: Batcher, metrics: Metrics
+        self,
+        loaders: Mapping[str, Callable[[], Model]],
+        batcher: Batcher,
+        metrics: Metrics,
+        *,
+        heartbeat_limit_s: float = 120.0,
     ) -> None:
         self.states = {name: ModelState() for name in loaders}
         self.models: dict[str, Model] = {}
         self._loaders = loaders
         self._batcher = batcher
         self._metrics = metrics
-        self._beat = time.monotonic()
+        self._heartbeat_limit_s = heartbeat_limit_s
+        self._broken = False
+        self._beat()
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -88,25 +105,32 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether all is loaded or refused, at least one model serves, and the thread lives."""
+        """Whether all is loaded or refused, at least one model serves, and the engine is alive."""
         serving = any(state.status == "ready" for state in self.states.values())
-        return self._loaded.is_set() and serving and self._thread.is_alive()
+        return self._loaded.is_set() and serving and self.alive
 
-    def alive(self, limit_s: float) -> bool:
-        """Whether the thread lives and, once models are loaded, has shown so within `limit_s`."""
-        fresh = not self._loaded.is_set() or self.heartbeat_age_s() <= limit_s
-        return self._thread.is_alive() and fresh
+    @property
+    def alive(self) -> bool:
+        """Whether the thread lives and, once models are loaded, has shown so in time."""
+        beat, audio_s = self._pulse
+        fresh = time.monotonic() - beat <= self._heartbeat_limit_s + audio_s
+        return self._thread.is_alive() and (fresh or not self._loaded.is_set())
 
     def heartbeat_age_s(self) -> float:
-        return time.monotonic() - self._beat
+        return time.monotonic() - self._pulse[0]
+
+    def _beat(self, audio_s: float = 0.0) -> None:
+        """Show life, before a batch of `audio_s`."""
+        self._pulse = (time.monotonic(), audio_s)  # one assignment, as others read it meanwhile
 
     def _run(self) -> None:
         try:
             for name, load in self._loaders.items():
                 self._load(name, load)
+            self._beat()
             self._loaded.set()
-            while not self._batcher.drained:
-                self._beat = time.monotonic()
+            while not (self._broken or self._batcher.drained):
+                self._beat()
                 if batch := self._batcher.take(IDLE_S):
                     self._run_batch(batch)
         except BaseException:
@@ -120,7 +144,7 @@ class Engine:
         started = time.monotonic()
         try:
             model = load()
-            model.transcribe([_warm_up_wave(), np.zeros(0, np.float32)])
+            _warm_up(model)
         except Exception as error:
             self.states[name] = ModelState("failed", str(error) or type(error).__name__)
             log.error("model %r does not serve: %s", name, error, exc_info=not isinstance(error, ValueError))
@@ -132,6 +156,7 @@ class Engine:
     def _run_batch(self, batch: Batch) -> None:
         started = time.monotonic()
         try:
+            self._beat(batch.audio_s)
             self._answer(batch, started)
         finally:
             # Jobs without an answer here mean that the thread is about to end; they must not hang.
@@ -141,8 +166,8 @@ class Engine:
 
     def _answer(self, batch: Batch, started: float) -> None:
         transcripts = self._try(batch)
-        if transcripts is None:
-            self._one_by_one(batch)
+        if isinstance(transcripts, _Failure):
+            self._one_by_one(batch, transcripts)
             return
         inference_s = time.monotonic() - started
         self._count(batch, inference_s)
@@ -151,8 +176,8 @@ class Engine:
             self._metrics.queue_duration.labels(batch.model).observe(queue_s)
             job.future.set_result(Answer(transcript, queue_s, inference_s, len(batch.jobs)))
 
-    def _try(self, batch: Batch) -> Sequence[Any] | None:
-        """One transcript a job, or None on an error: returned, not raised, so that no traceback holds memory."""
+    def _try(self, batch: Batch) -> Sequence[Any] | _Failure:
+        """One transcript a job, or the failure: returned, not raised, so that no traceback holds memory."""
         try:
             transcripts = self.models[batch.model].transcribe([job.wave for job in batch.jobs])
             if len(transcripts) != len(batch.jobs):
@@ -162,15 +187,30 @@ class Engine:
             log.exception("a batch of %d clips failed on %r", len(batch.jobs), batch.model)
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
                 self._metrics.out_of_memory.labels(batch.model).inc()
-            return None
+                return _Failure.MEMORY
+            return _Failure.OTHER
 
-    def _one_by_one(self, batch: Batch) -> None:
+    def _one_by_one(self, batch: Batch, failure: _Failure) -> None:
         if len(batch.jobs) == 1:
             _fail(batch.jobs[0], ApiError("the transcription failed", code="inference_failed"))
+            if failure is _Failure.OTHER:
+                self._prove(batch.model)
             return
         for job in batch.jobs:
-            self._beat = time.monotonic()
+            if self._broken:
+                return
+            self._beat(job.audio_s)
             self._answer(Batch(batch.model, [job]), time.monotonic())
+
+    def _prove(self, name: str) -> None:
+        """Warm `name` up again, to tell a bad clip from a device that serves no more."""
+        self._beat()
+        try:
+            _warm_up(self.models[name])
+        except Exception as error:
+            log.critical("model %r fails even on the warm-up: ending", name, exc_info=True)
+            self.states[name] = ModelState("failed", f"stopped serving: {type(error).__name__}")
+            self._broken = True
 
     def _count(self, batch: Batch, inference_s: float) -> None:
         self._metrics.batch_done(
@@ -183,8 +223,9 @@ class Engine:
         )
 
 
-def _warm_up_wave() -> np.ndarray:
-    return np.random.default_rng(0).normal(0, 0.05, WARM_UP_SAMPLES).astype(np.float32)
+def _warm_up(model: Model) -> None:
+    wave = np.random.default_rng(0).normal(0, 0.05, WARM_UP_SAMPLES).astype(np.float32)
+    model.transcribe([wave, np.zeros(0, np.float32)])
 
 
 def _fail(job: Job, error: Exception) -> None:

@@ -59,7 +59,9 @@ class Metrics:
     def _counters(self, registry: CollectorRegistry) -> None:
         request = ["model", "route", "outcome"]
         self.requests = Counter("asr_requests", "Requests answered or given up", request, registry=registry)
-        self.rejected = Counter("asr_requests_rejected", "Requests refused", ["reason"], registry=registry)
+        self.rejected = Counter(
+            "asr_requests_rejected", "Requests refused", ["model", "reason"], registry=registry
+        )
         self.audio_seconds = Counter("asr_audio_seconds", "Audio transcribed", ["model"], registry=registry)
         self.frames = Counter(
             "asr_frames", "Frames on the device, without padding", ["model"], registry=registry
@@ -131,7 +133,7 @@ class Metrics:
         except BaseException as error:
             record.outcome = _outcome(error)
             if record.outcome in REFUSALS:
-                self.rejected.labels(getattr(error, "code", "")).inc()
+                self.rejected.labels(record.model, getattr(error, "code", "")).inc()
             raise
         finally:
             self.requests.labels(record.model, route, record.outcome).inc()

@@ -1,4 +1,4 @@
-"""Around every request: its id, and errors in one shape, whoever raises them."""
+"""Around every request: its id, errors in one shape, and the end of a connection that nobody reads any more."""
 
 from __future__ import annotations
 
@@ -32,23 +32,39 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, started = _request_id(scope), False
+        request_id, started, unread = _request_id(scope), False, _has_body(scope)
+
+        async def receive_to_end() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                if unread and message["status"] >= 400:
+                    headers["Connection"] = (
+                        "close"  # else the rest of a refused upload would still be taken in
+                    )
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive_to_end, send_with_id)
         except Exception:
             log.exception("request %s failed", request_id)
             if not started:
                 await error_response(ApiError("something went wrong on the server"))(
                     scope, receive, send_with_id
                 )
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def _request_id(scope: Scope) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ async def transcribe(request: Request) -> Response:
     service = _service(request)
     with service.metrics.request("/transcribe") as record:
         options, answer, phases = await service.run(request, record)
-        response = answers.render(options, answer, _card(request, options.model).language)
+        # In a thread: an hour in words would hold up everyone else's request.
+        language = _card(request, options.model).language
+        response = await asyncio.to_thread(answers.render, options, answer, language)
     response.headers["Server-Timing"] = ", ".join(
         f"{k};dur={v * 1000:.1f}" for k, v in phases.seconds.items()
     )
@@ -72,7 +75,7 @@ async def models(request: Request) -> ModelList:
 async def live(request: Request) -> Response:
     """200 while the engine shows signs of life; else this process should be restarted."""
     service = _service(request)
-    alive = service.engine.alive(service.settings.heartbeat_limit_s)
+    alive = service.engine.alive
     body = {
         "status": "ok" if alive else "failed",
         "heartbeat_age_s": round(service.engine.heartbeat_age_s(), 3),

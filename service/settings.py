@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     )
     upload_idle_s: float = Field(30.0, gt=0, description="longest pause within an upload (408 above)")
     decode_timeout_s: float = Field(120.0, gt=0, description="longest time to decode one upload")
+    max_decode_memory_bytes: int | None = Field(
+        None,
+        gt=0,
+        description="memory for decoding one upload (413 above); when not given 1 GiB and what max_audio_s takes, "
+        "which is 2 GiB for an hour",
+    )
     decode_workers: int = Field(2, ge=1, description="processes that decode uploads")
     max_requests: int = Field(256, ge=1, description="requests in work at once (429 above)")
 
@@ -62,7 +68,9 @@ class Settings(BaseSettings):
     )
     drain_timeout_s: int = Field(30, ge=1, description="after SIGTERM: time for accepted requests to finish")
     heartbeat_limit_s: float = Field(
-        900.0, gt=0, description="age of the engine's last sign of life at which /health/live turns 503"
+        120.0,
+        gt=0,
+        description="how much longer than its audio a batch may take before /health/live and /health/ready turn 503",
     )
     spool_dir: Path | None = Field(
         None, description="folder for uploads in work; the system's when not given"
@@ -70,6 +78,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log line"
     )
+
+    @property
+    def decode_memory_bytes(self) -> int:
+        """The limit in force. The samples take 4 bytes each, 8 while blocks are joined; twice that is to spare."""
+        return self.max_decode_memory_bytes or 1024 * MIB + int(self.max_audio_s * 16_000 * 16)
 
     @field_validator("models", mode="before")
     @classmethod

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import shutil
 import time
-from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from asr.audio import SAMPLE_RATE
-from service import uploads
+from service import spool, uploads
 from service.batcher import Batcher, Job
 from service.decoding import DecodePool
 from service.engine import Answer, Engine
@@ -63,12 +63,23 @@ class Transcription:
 
     async def run(self, request: Request, record: RequestRecord) -> tuple[TranscribeOptions, Answer, Phases]:
         """Transcribe the audio of `request`; raises an ApiError for whatever stands in the way."""
-        with self._admitted(), self._folder() as folder:
-            return await self._run(request, record, Path(folder))
+        self._name_model(request.query_params.get("model", ""), record)
+        with self._admitted():
+            async with self._folder() as folder:
+                return await self._run(request, record, folder)
 
-    def _folder(self) -> tempfile.TemporaryDirectory[str]:
-        # A write that was cut short may still be under way when the folder goes: it is the last to know.
-        return tempfile.TemporaryDirectory(dir=self.spool, ignore_cleanup_errors=True)
+    @asynccontextmanager
+    async def _folder(self) -> AsyncIterator[Path]:
+        folder = spool.request_folder(self.spool)
+        try:
+            yield folder
+        finally:
+            # A write that was cut short may still be under way when the folder goes: it is the last to know.
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+
+    def _name_model(self, name: str, record: RequestRecord) -> None:
+        if name in self.engine.states:
+            record.model = name
 
     async def _run(
         self, request: Request, record: RequestRecord, folder: Path
@@ -127,8 +138,7 @@ class Transcription:
                 code="invalid_option",
                 param="timeout_s",
             )
-        if options.model in self.engine.states:
-            record.model = options.model
+        self._name_model(options.model, record)
         if options.model or not in_form:
             self._check_model(options.model)
         return options

@@ -24,6 +24,7 @@ MULTIPART = "multipart/form-data"
 RAW_TYPES = ("application/octet-stream", "application/ogg")
 MAX_FIELDS = 20
 MAX_FIELD_BYTES = 64 * 1024
+WRITE_BYTES = 2**20
 
 
 async def receive(request: Request, target: Path, *, max_bytes: int, idle_s: float) -> list[tuple[str, str]]:
@@ -47,9 +48,7 @@ async def receive(request: Request, target: Path, *, max_bytes: int, idle_s: flo
                 f"as audio/flac or application/octet-stream, not {kind[:100]!r}",
                 code="unsupported_content_type",
             )
-        with open(target, "wb") as file:
-            async for chunk in counted.stream():
-                file.write(chunk)
+        await _receive_raw(counted, target)
     return []
 
 
@@ -81,6 +80,17 @@ def _counted(request: Request, max_bytes: int, idle_s: float) -> Request:
         return message
 
     return Request(request.scope, receive_counted)
+
+
+async def _receive_raw(request: Request, target: Path) -> None:
+    with open(target, "wb") as file:
+        waiting = bytearray()
+        async for chunk in request.stream():
+            waiting += chunk
+            if len(waiting) >= WRITE_BYTES:
+                await asyncio.to_thread(file.write, bytes(waiting))
+                waiting.clear()
+        await asyncio.to_thread(file.write, bytes(waiting))
 
 
 async def _receive_form(request: Request, target: Path) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Who may import whom. ARCHITECTURE.md draws the same arrows."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ SERVICE_CORE: dict[str, set[str]] = {
     "schemas": set(),
     "settings": set(),
 }
+# How a model is loaded, and torch with it. In service/ only app does; the decoding processes must do without.
+LOADERS = {"", "load", "Transcriber", "checkpoint", "encoder", "transcriber"}
 NOT_IN_CORE = {"asr", "fastapi", "starlette", "torch", "uvicorn"}
 
 
@@ -61,6 +64,7 @@ def violations(file: str, source: str) -> list[str]:
             (top == "transformers" and package != "offline", "transformers outside of offline"),
             (package == "asr" and top == "asr" and _layer(inner) >= _layer(module), "asr inward"),
             (package == "asr" and top not in ASR_PACKAGES | {"asr"} and _is_foreign(top), "asr dependency"),
+            (package == "service" and module != "app" and _loads(target, name), "only app loads models"),
             (_is_core(file) and top in NOT_IN_CORE, "service core"),
             (_is_core(file) and top == "service" and inner not in SERVICE_CORE[module], "service core"),
         )
@@ -74,6 +78,11 @@ def _inner(target: str, name: str) -> str:
     if len(parts) > 1:
         return parts[1]
     return name if (ROOT / parts[0] / f"{name}.py").exists() else "__init__"
+
+
+def _loads(target: str, name: str) -> bool:
+    package, _, module = target.partition(".")
+    return package == "asr" and (module or name) in LOADERS
 
 
 def _layer(module: str) -> int:
@@ -113,6 +122,9 @@ def test_imports_follow_the_arrows(file: str) -> None:
         ("service/batcher.py", "import torch.nn", "service core"),
         ("service/batcher.py", "from fastapi import Request", "service core"),
         ("service/batcher.py", "from service.engine import Engine", "service core"),
+        ("service/routes.py", "import asr", "only app loads models"),
+        ("service/engine.py", "from asr import load", "only app loads models"),
+        ("service/decoding.py", "from asr.transcriber import Transcript", "only app loads models"),
         ("loadtests/report.py", "import asr", "loadtests imports asr"),
     ],
 )
@@ -125,3 +137,10 @@ def test_what_is_allowed_passes() -> None:
     assert violations("offline/train.py", "import transformers\nfrom asr import checkpoint") == []
     assert violations("service/batcher.py", "import threading\nfrom service.errors import Overloaded") == []
     assert violations("asr/transcriber.py", "from asr import checkpoint\nimport torch") == []
+    assert violations("service/app.py", "import asr") == []
+    assert violations("service/answers.py", "from asr import Transcript, subtitles") == []
+
+
+def test_decoding_processes_do_without_torch() -> None:
+    code = "import sys, service.decoding; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

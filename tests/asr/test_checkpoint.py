@@ -113,7 +113,12 @@ def test_a_hub_id_is_found_in_the_hub_cache(
 def test_of_a_hub_repository_only_what_is_read_is_fetched() -> None:
     both = ["README.md", "config.json", "vocab.json", "model.safetensors", "pytorch_model.bin"]
     assert checkpoint._wanted(both) == ["config.json", "vocab.json", "model.safetensors"]
-    sharded = ["config.json", "pytorch_model.bin.index.json", "pytorch_model-1.bin", "checkpoint-9/optimizer.bin"]
+    sharded = [
+        "config.json",
+        "pytorch_model.bin.index.json",
+        "pytorch_model-1.bin",
+        "checkpoint-9/optimizer.bin",
+    ]
     assert checkpoint._wanted([*sharded, "lm/5gram.bin"]) == sharded[:3]
 
 

@@ -73,7 +73,7 @@ def _batch(clips: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_position_scores_and_biases_survive(tiny_folder) -> None:
-    """What the prototype dropped: u, v, the position projection, and the effect of the K and V biases."""
+    """Easily left out: u, v, the position projection, and the effect of the K and V biases."""
     mha = load(tiny_folder("mha"), device="cpu").model
     mla, _ = convert.convert(mha, WIDTH, "mha", None)
     for old, new in zip(mha.encoder.layers, mla.encoder.layers, strict=True):
@@ -108,7 +108,15 @@ def test_statistics_are_those_of_all_frames_together() -> None:
     assert torch.allclose(statistics.covariance, torch.cov(x.double().T, correction=0), atol=1e-6)
 
 
-RANKS = [(160, (None, 0.75), 80), (1024, (None, 0.75), 512), (1024, (200, 0.5), 192)]
+RANKS = [
+    (160, (None, 0.75), 80),
+    (160, (None, 0.8), 64),  # exactly a fifth, although 320 * (1 - 0.8) is a little less
+    (160, (None, 0.9), 32),
+    (1024, (None, 0.75), 512),
+    (1024, (None, 0.8), 400),
+    (1024, (None, 0.9), 192),
+    (1024, (200, 0.5), 192),
+]
 
 
 @pytest.mark.parametrize(("width", "options", "rank"), RANKS)

@@ -19,6 +19,7 @@ from offline.data import (
     draw_chunk,
     frames_needed,
     join,
+    load_wave,
     padded_s,
     plan,
     read_manifest,
@@ -175,3 +176,12 @@ def test_joined_recordings_are_all_there_in_order_and_within_the_limit(tmp_path:
     assert np.array_equal(longest.wave(), np.concatenate(parts))
     assert len(longest.wave()) == round(longest.duration_s * 16_000)
     assert join(utterances, 4.0, 3, seed=1) == rows != join(utterances, 4.0, 3, seed=2)
+
+
+def test_a_recording_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "cut.flac", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    (tmp_path / "cut.flac").write_bytes((tmp_path / "cut.flac").read_bytes()[:9_000])
+    soundfile.write(tmp_path / "nan.wav", np.full(1_600, np.nan, np.float32), 16_000, subtype="FLOAT")
+    for name, reason in (("cut.flac", "damaged"), ("nan.wav", "not numbers"), ("no.flac", "No such file")):
+        with pytest.raises(ManifestError, match=f"{reason}.*{name}|{name}.*{reason}"):
+            load_wave(tmp_path / name)

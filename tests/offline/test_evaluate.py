@@ -112,3 +112,7 @@ def test_what_cannot_be_used_is_named(folder: Path, capsys: pytest.CaptureFixtur
     assert main(["--model", f"{folder / 'tiny'}", *rest]) == 2
     assert "no text to compare with" in capsys.readouterr().err
     assert not (folder / "out.json").exists()
+    (folder / "five.jsonl").write_text('{"audio_filepath": "0.flac", "duration": 0.5, "text": "A"}')
+    (folder / "0.flac").write_bytes(b"nothing")
+    assert main(["--model", f"{folder / 'tiny'}", *rest]) == 2
+    assert "0.flac: not a sound file" in capsys.readouterr().err

@@ -1,7 +1,11 @@
 """Training for real, on a tiny model and a few tones: it learns, averages, resumes exactly, and refuses nonsense."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from transformers import TrainerCallback
 from asr import checkpoint
 from asr.config import ModelConfig
 from asr.encoder import ConformerCTC
-from offline.train import build, gabor_init, main, parser, resume_point, run
+from offline.gabor import gabor_init
+from offline.train import build, main, parser, resume_point, run
 from offline.trainer import Average, CTCTrainer, Objective, ctc_loss, newest_checkpoint
 
 TINY = {
@@ -113,6 +118,33 @@ def test_six_steps_equal_three_then_three_more(tones: Path) -> None:
     assert not earlier["model.lm_head.weight"].equal(later["model.lm_head.weight"])
 
 
+def test_two_processes_resume_exactly(tones: Path) -> None:
+    """Four steps by torchrun equal two of them, then two more from the checkpoint: DDP, batches, generators."""
+
+    def two_processes(name: str) -> dict[str, torch.Tensor]:
+        words = command(tones, name, 4, save_steps=2, eval_steps=2)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        run = [*launch, "-m", "offline.train", *words, "--no_bf16"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(run, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return load_file(tones / name / "final/model.safetensors")
+
+    straight = two_processes("straight")
+    shutil.copytree(
+        tones / "straight", tones / "stopped", ignore=shutil.ignore_patterns("*-4", "final", "*.jsonl")
+    )
+    stopped = two_processes("stopped")
+    steps = [json.loads(line)["step"] for line in (tones / "stopped/log.jsonl").read_text().splitlines()]
+    assert min(steps) > 2  # it did not begin anew
+    assert straight.keys() == stopped.keys()
+    assert all(straight[name].equal(stopped[name]) for name in straight)
+    halfway = load_file(tones / "stopped/checkpoint-2/average.safetensors")
+    assert not halfway["lm_head.weight"].equal(straight["lm_head.weight"])
+    report = json.loads((tones / "stopped/final/report.json").read_text())
+    assert report["processes"] == 2 and report["steps"] == 4
+
+
 def test_a_half_written_checkpoint_is_passed_over(tones: Path) -> None:
     train(tones, "run", 3)
     (tones / "run/checkpoint-9").mkdir()
@@ -126,6 +158,10 @@ def test_another_seed_or_data_does_not_continue_a_run(
     train(tones, "run", 3)
     assert main(command(tones, "run", 6, seed=2)) == 2
     assert "holds a run with other seed" in capsys.readouterr().err
+    assert main(command(tones, "run", 6, max_duration_s=5)) == 2
+    assert "holds a run with other max_duration_s" in capsys.readouterr().err
+    assert main(command(tones, "run", 6, init_from=tones / "run/final")) == 2
+    assert "other model_config, init_from" in capsys.readouterr().err
     assert main([*command(tones, "run", 6), "--no_resume"]) == 2
     assert "--no_resume" in capsys.readouterr().err
 
@@ -154,6 +190,9 @@ def test_only_attention_learns_when_asked(tones: Path) -> None:
     after = load_file(tones / "second/final/model.safetensors")
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed and all(".self_attn." in name for name in changed)
+    report = json.loads((tones / "second/final/report.json").read_text())
+    assert report["source_report"] == json.loads((tones / "first/final/report.json").read_text())
+    assert "model_config" not in report["options"] and "model_config" in report["source_report"]["options"]
 
 
 def test_bf16_and_accumulation_train_too(tones: Path) -> None:
@@ -175,7 +214,7 @@ def test_the_loss_is_float32_nats_a_character_and_impossible_targets_count_nothi
 
 
 def test_the_average_follows_weights_and_buffers() -> None:
-    objective = Objective(ConformerCTC(ModelConfig.from_dict(TINY)))
+    objective = Objective(ConformerCTC(ModelConfig.from_dict(TINY)), blank=0)
     average = Average(objective.model, decay=0.5)
     with torch.no_grad():
         for value in objective.model.state_dict().values():
@@ -222,3 +261,13 @@ def test_unusable_inputs_end_with_a_reason(tones: Path, capsys: pytest.CaptureFi
     assert "nowhere" in capsys.readouterr().err
     assert main(command(tones, "bad", 3, max_duration_s=0.01)) == 2
     assert "no usable recording" in capsys.readouterr().err
+    (tones / "0.flac").write_bytes(b"fLaC, or not")
+    assert main(command(tones, "bad", 3)) == 2
+    assert "0.flac: not a sound file" in capsys.readouterr().err
+
+
+def test_dev_texts_are_compared_in_the_case_of_the_vocabulary(tones: Path) -> None:
+    manifest = tones / "tones.jsonl"
+    manifest.write_text(manifest.read_text().replace("CAB", "cab"))
+    trainer = build(parser().parse_args(command(tones, "case", 3)))
+    assert sorted(said for said, _ in trainer._transcribe_dev()[1]) == ["A CAB", "AB", "BA", "CAB"]

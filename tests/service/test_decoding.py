@@ -1,6 +1,7 @@
 """Decoding in processes of their own: right samples, named refusals, and workers that can be lost."""
 
 import asyncio
+import errno
 import os
 import signal
 import tempfile
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from asr import audio
-from service.decoding import DecodePool
+from asr.audio import AudioError
+from service.decoding import DecodePool, _out_of_memory
 from service.errors import BadRequest, DeadlineExceeded, TooLarge
 from tests.service.conftest import sound
 
@@ -47,6 +49,36 @@ async def test_refusals_are_named_and_the_worker_lives_on(pool: DecodePool) -> N
     (worker,) = pool._workers
     assert len(await decode(pool, sound(16_000), max_audio_s=1.0)) == 16_000
     assert pool._workers == {worker}
+
+
+async def test_too_much_memory_is_an_error_and_the_worker_lives_on() -> None:
+    # Its 58 MB of samples fit, but not a second time, when the blocks are joined.
+    pool = DecodePool(1, timeout_s=60.0, memory_bytes=90 * 2**20)
+    pool.start()
+    try:
+        with pytest.raises(TooLarge, match="max_decode_memory_bytes") as refused:
+            await decode(pool, sound(8000 * 900, rate=8000), max_audio_s=3600.0)
+        assert refused.value.code == "decode_memory"
+        (worker,) = pool._workers
+        assert len(await decode(pool, sound(16_000))) == 16_000
+        assert pool._workers == {worker}
+    finally:
+        await asyncio.to_thread(pool.close)
+
+
+def test_what_the_reader_makes_of_lacking_memory_is_told_apart() -> None:
+    def raised(cause: Exception) -> AudioError:
+        try:
+            try:
+                raise cause
+            except Exception:
+                raise AudioError("not_audio", "damaged") from None
+        except AudioError as error:
+            return error
+
+    assert _out_of_memory(raised(MemoryError()))
+    assert _out_of_memory(raised(OSError(errno.ENOMEM, "no memory")))
+    assert not _out_of_memory(raised(ValueError()))
 
 
 async def test_a_crash_is_one_callers_and_the_worker_is_replaced(pool: DecodePool, tmp_path: Path) -> None:

@@ -22,9 +22,11 @@ def job(samples: int, model: str = "mha", value: float = 0.0) -> Job:
 
 
 @contextmanager
-def running(**loaders: Callable[[], Model]) -> Iterator[tuple[Engine, Batcher, Metrics]]:
+def running(
+    limit_s: float = WAIT_S, **loaders: Callable[[], Model]
+) -> Iterator[tuple[Engine, Batcher, Metrics]]:
     metrics, batcher = Metrics({}), Batcher(loaders, Limits(window=64))
-    engine = Engine(loaders, batcher, metrics)
+    engine = Engine(loaders, batcher, metrics, heartbeat_limit_s=limit_s)
     engine.start()
     assert engine.wait_loaded(WAIT_S)
     try:
@@ -114,12 +116,58 @@ def test_out_of_memory_is_counted_and_tried_clip_by_clip(held: FakeTranscriber) 
     model.gate.set()
     with running(mha=lambda: model) as (_, batcher, metrics):
         model.gate.clear()
-        jobs = [job(800) for _ in range(4)]
-        for one in jobs:
+        model.entered.clear()
+        jobs = [job(800)]
+        batcher.submit(jobs[0])
+        assert model.entered.wait(WAIT_S)
+        jobs += [job(800) for _ in range(4)]  # these wait for the first one, and so run together
+        for one in jobs[1:]:
             batcher.submit(one)
         model.gate.set()
         assert all(one.future.result(WAIT_S).transcript.text == "SAMPLES 800" for one in jobs)
         assert value(metrics, "asr_out_of_memory_total", model="mha") == 1
+        assert len(model.batches) == 6  # and no second warm-up: the device is well
+
+
+def test_a_bad_clip_alone_makes_the_model_prove_itself(fake: FakeTranscriber) -> None:
+    with running(mha=lambda: fake) as (engine, batcher, _):
+        bad, good = job(800, value=fake.POISON), job(801)
+        batcher.submit(bad)
+        with pytest.raises(ApiError, match="the transcription failed"):
+            bad.future.result(WAIT_S)
+        batcher.submit(good)
+        assert good.future.result(WAIT_S).transcript.text == "SAMPLES 801"
+        assert [len(batch) for batch in fake.batches] == [2, 1, 2, 1]
+        assert engine.ready and engine.states["mha"].status == "ready"
+
+
+def test_a_broken_device_ends_the_engine_and_answers_everyone(fake: FakeTranscriber) -> None:
+    class Breaking(FakeTranscriber):
+        def transcribe(self, waves: list) -> list:  # type: ignore[override]
+            answers = super().transcribe(waves)
+            if len(self.batches) > 1:
+                raise RuntimeError("device-side assert triggered")
+            return answers
+
+    model = Breaking()
+    with running(mha=lambda: model, mla=lambda: fake) as (engine, batcher, _):
+        model.gate.clear()
+        model.entered.clear()
+        jobs = [job(800)]
+        batcher.submit(jobs[0])
+        assert model.entered.wait(WAIT_S)
+        jobs += [job(800), job(800), job(800, "mla")]
+        for one in jobs[1:]:
+            batcher.submit(one)
+        model.gate.set()
+        errors = [one.future.exception(WAIT_S) for one in jobs]
+        assert [getattr(error, "code", None) for error in errors] == [
+            "inference_failed",
+            *["engine_stopped"] * 3,
+        ]
+        assert engine.stop(WAIT_S)
+        assert engine.states["mha"].status == "failed"
+        assert not engine.ready and not engine.alive
 
 
 def test_a_model_that_does_not_load_is_told_and_the_other_serves(fake: FakeTranscriber) -> None:
@@ -149,7 +197,7 @@ def test_nothing_loaded_is_not_ready_but_alive() -> None:
 
     with running(mha=broken) as (engine, _, _):
         assert not engine.ready
-        assert engine.alive(WAIT_S)
+        assert engine.alive
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -176,23 +224,37 @@ def test_when_the_thread_dies_nobody_hangs(held: FakeTranscriber) -> None:
             with pytest.raises(Unavailable):
                 one.future.result(WAIT_S)
         assert engine.stop(WAIT_S)
-        assert not engine.ready and not engine.alive(WAIT_S)
+        assert not engine.ready and not engine.alive
         with pytest.raises(Unavailable):
             batcher.submit(job(800))
 
 
 def test_a_stuck_device_shows_in_the_heartbeat(held: FakeTranscriber) -> None:
     held.gate.set()
-    with running(mha=lambda: held) as (engine, batcher, _):
+    with running(limit_s=0.01, mha=lambda: held) as (engine, batcher, _):
         held.gate.clear()
         held.entered.clear()
         one = job(800)
         batcher.submit(one)
         assert held.entered.wait(WAIT_S)
         before = engine.heartbeat_age_s()
-        time.sleep(0.05)
+        time.sleep(0.08)  # 0.01 s and the clip's 0.05 s are over
         assert engine.heartbeat_age_s() > before
-        assert not engine.alive(0.04)
+        assert not engine.alive and not engine.ready
+        held.gate.set()
+        one.future.result(WAIT_S)
+
+
+def test_a_long_clip_may_take_as_long_as_it_lasts(held: FakeTranscriber) -> None:
+    held.gate.set()
+    with running(limit_s=0.01, mha=lambda: held) as (engine, batcher, _):
+        held.gate.clear()
+        held.entered.clear()
+        one = job(16_000 * 600)
+        batcher.submit(one)
+        assert held.entered.wait(WAIT_S)
+        time.sleep(0.05)
+        assert engine.alive and engine.ready
         held.gate.set()
         one.future.result(WAIT_S)
 

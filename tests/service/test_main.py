@@ -103,7 +103,14 @@ class Process:
 
     def ready(self) -> bool:
         assert self.child.poll() is None, "".join(self.log)
-        return bool(self.url) and httpx.get(f"{self.url}/health/ready").status_code == 200
+        return self.health() == 200
+
+    def health(self) -> int | None:
+        """The status of /health/ready; None where no answer came: whoever asks will ask again."""
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=WAIT_S).status_code if self.url else None
+        except httpx.TransportError:
+            return None
 
 
 @contextmanager
@@ -132,18 +139,20 @@ def test_sigterm_loses_no_accepted_request_and_exits_0(folders: dict[str, str]) 
             )
 
         def running() -> bool:
-            waiting = re.findall(r"asr_requests_(?:waiting|running){model=\"mla\"} (\S+)", metrics())
-            return sum(map(float, waiting)) > 0
+            """Whether a request is in the queue, on the device or already answered: true once, it stays true."""
+            names = 'asr_requests_(?:waiting|running|total){model="mla".*?}'
+            return sum(float(count) for count in re.findall(rf"{names} (\S+)", metrics())) > 0
 
         def metrics() -> str:
-            return httpx.get(f"{process.url}/metrics").text
+            try:
+                return httpx.get(f"{process.url}/metrics", timeout=WAIT_S).text
+            except httpx.TransportError:
+                return ""
 
         accepted = [clients.submit(send, clip) for clip in clips]
         wait_until(running, "a request on its way")
         process.child.send_signal(signal.SIGTERM)
-        wait_until(
-            lambda: httpx.get(f"{process.url}/health/ready").status_code == 503, "the process to drain"
-        )
+        wait_until(lambda: process.health() == 503, "the process to drain")
         assert send(sound(1000)).json()["error"]["code"] == "draining"
         process.child.send_signal(signal.SIGTERM)  # the second one skips the delay
         outcomes = [answer.result(WAIT_S).status_code for answer in accepted]

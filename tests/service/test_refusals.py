@@ -139,7 +139,13 @@ def test_refused_before_the_body_is_read(server: Served) -> None:
     head = "POST /transcribe?model=mha HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nExpect: 100-continue\r\n"
     with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
         connection.sendall(f"{head}Content-Length: 999999999999\r\n\r\n".encode())
-        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))  # to the end: the server hangs up
+    assert answer.startswith(b"HTTP/1.1 413 ") and b"connection: close" in answer.lower()
+
+
+def test_a_refusal_after_the_body_keeps_the_connection(server: Served) -> None:
+    refused = server.post(b"garbage")
+    assert refused.status_code == 400 and "connection" not in refused.headers
 
 
 def test_too_long(server: Served) -> None:

@@ -1,0 +1,116 @@
+"""The two bundled models: what ships is what the reports say, stock code agrees, and they hear the committed speech."""
+
+import io
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from transformers import Wav2Vec2ConformerForCTC, Wav2Vec2Processor
+
+import asr
+from asr import audio
+from asr.checkpoint import BUNDLED
+from offline.data import Utterance, read_manifest
+
+SPEECH = Path(__file__).parent.parent / "speech"
+MOST_BYTES = 25_000_000
+MOST_PARAMETERS = 12e6
+# Word error rates of the committed everyday clips that a broken model, or a broken front end, would not reach.
+WORST_WER = {"mha": 0.75, "mla": 0.75}
+
+
+@lru_cache
+def model(name: str) -> asr.Transcriber:
+    return asr.load(name, device="cpu")
+
+
+@lru_cache
+def clips(split: str) -> list[Utterance]:
+    return read_manifest(SPEECH / f"{split}.jsonl")
+
+
+def everyday() -> list[Utterance]:
+    return [clip for clip in clips("test-seen-voices") if clip.domain == "everyday"]
+
+
+@pytest.mark.parametrize("name", ["mha", "mla"])
+def test_size_and_report(name: str) -> None:
+    assert sum(file.stat().st_size for file in (BUNDLED / name).iterdir()) < MOST_BYTES
+    assert model(name).parameters < MOST_PARAMETERS
+    assert model(name).config.attention.kind == name
+    assert json.loads((BUNDLED / name / "report.json").read_text())
+
+
+def test_mla_caches_a_quarter() -> None:
+    assert model("mla").cache_bytes_per_second == model("mha").cache_bytes_per_second / 4
+
+
+@pytest.mark.parametrize("name", ["mha", "mla"])
+def test_everyday_sentences_are_heard(name: str) -> None:
+    heard = [t.text for t in model(name).transcribe([clip.wave() for clip in everyday()])]
+    assert jiwer.wer([clip.text for clip in everyday()], heard) < WORST_WER[name]
+
+
+def test_both_say_nearly_the_same() -> None:
+    waves = [clip.wave() for split in ("test-seen-voices", "test-unseen-voice") for clip in clips(split)]
+    mha, mla = ([t.text for t in model(name).transcribe(waves)] for name in ("mha", "mla"))
+    assert jiwer.cer(mha, mla) < 0.05
+
+
+def test_stock_transformers_hears_the_same() -> None:
+    stock = Wav2Vec2ConformerForCTC.from_pretrained(BUNDLED / "mha", dtype=torch.float32).eval()
+    processor = Wav2Vec2Processor.from_pretrained(BUNDLED / "mha")
+    for clip in clips("test-seen-voices")[:5]:
+        inputs = processor(clip.wave(), sampling_rate=16_000, return_tensors="pt")
+        with torch.inference_mode():
+            logits = stock(inputs.input_values).logits
+        assert (
+            np.abs(logits.log_softmax(-1)[0].numpy() - model("mha").log_probs([clip.wave()])[0]).max() < 1e-4
+        )
+        text = processor.batch_decode(logits.argmax(-1))[0]
+        assert text == model("mha").transcribe([clip.wave()])[0].text
+
+
+def encoded(wave: np.ndarray, rate: int, form: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format=form)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3"])
+def test_eight_kilohertz_stereo_says_much_the_same(form: str) -> None:
+    """Half of the spectrum is gone, the words are not: most letters stay."""
+    texts = []
+    for clip in everyday()[:6]:
+        narrow = soxr.resample(clip.wave(), 16_000, 8_000)
+        wave = audio.read(encoded(np.stack((narrow, narrow), axis=1), 8_000, form))
+        assert abs(len(wave) - len(clip.wave())) < 4_000
+        texts.append(
+            (model("mla").transcribe([clip.wave()])[0].text, model("mla").transcribe([wave])[0].text)
+        )
+    assert jiwer.cer([a for a, _ in texts], [b for _, b in texts]) < 0.6
+
+
+def test_two_minutes_in_one_file_are_heard_as_the_clips_are() -> None:
+    chosen = (clips("test-seen-voices") * 3)[:60]
+    long = np.concatenate([clip.wave() for clip in chosen])
+    assert len(long) > 120 * 16_000
+    reference = " ".join(clip.text for clip in chosen)
+    alone = " ".join(t.text for t in model("mha").transcribe([clip.wave() for clip in chosen]))
+    (whole,) = model("mha").transcribe([long])
+    assert whole.duration_s == len(long) / 16_000
+    assert jiwer.cer(reference, whole.text) < jiwer.cer(reference, alone) + 0.1
+
+
+@pytest.mark.parametrize("name", ["mha", "mla"])
+def test_next_to_nothing_and_silence_are_no_error(name: str) -> None:
+    short, silent = clips("test-seen-voices")[0].wave()[:3_200], np.zeros(48_000, np.float32)
+    heard = model(name).transcribe([short, silent])
+    assert [t.duration_s for t in heard] == [0.2, 3.0]
+    assert len(heard[1].text) < 20
