@@ -18,7 +18,9 @@ def test_a_small_benchmark(tiny_folder, tmp_path: Path) -> None:
     for row in result["results"]:
         low, high = row["batch_s_quartiles"]
         assert 0 < low <= row["batch_s_median"] <= high
-        assert row["rtfx"] == pytest.approx(row["batch_size"] * 0.5 / row["batch_s_median"], rel=0.01, abs=0.01)
+        assert row["rtfx"] == pytest.approx(
+            row["batch_size"] * 0.5 / row["batch_s_median"], rel=0.01, abs=0.01
+        )
     assert {m["attention"]["kind"] for m in result["what"]["models"].values()} == {"mha", "mla"}
     assert result["how"]["dtype"] == "float32" and result["how"]["repeats"] == 2
 
