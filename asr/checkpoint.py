@@ -26,6 +26,7 @@ PREFIX = "wav2vec2_conformer."
 # In every stock checkpoint, never used by a forward without masking: the position convolution is built and not called.
 UNUSED = ("encoder.pos_conv_embed.", "encoder.embed_positions.", "masked_spec_embed")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 T = TypeVar("T")
 
 
@@ -36,6 +37,9 @@ class CheckpointError(ValueError):
 def resolve(name: str | Path) -> Path:
     """The folder behind a bundled name, a local folder (or a file in it), or a hub id `owner/name[@revision]`.
 
+    A weight file by a name that others use, such as `converted_model.pt`, stands for the checkpoint folder that it
+    would lie in, whether or not there is such a file.
+
     Raises:
         CheckpointError: there is no such thing, or the hub has not given it.
     """
@@ -44,6 +48,8 @@ def resolve(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path if path.is_dir() else path.parent
+    if path.suffix in WEIGHT_SUFFIXES and (path.parent / "config.json").is_file():
+        return path.parent
     parts = str(name).split("/")
     if len(parts) == 2 and all(parts) and not str(name).startswith((".", "~")):
         return _from_hub(str(name))

@@ -1,7 +1,7 @@
 """Manifests, batches and the training set.
 
 A manifest is JSON lines, one recording each: audio_filepath (absolute, or relative to the manifest), duration
-(seconds), text (upper case), and maybe domain, engine, voice.
+(seconds), text (upper case), and maybe domain, engine, voice, speaker.
 
 Everything random is a function of (seed, step), so a run resumes exactly by skipping steps: nothing is decoded.
 """
@@ -44,6 +44,7 @@ class Utterance:
     domain: str = ""
     engine: str = ""
     voice: str = ""
+    speaker: str = ""
     more: tuple[Path, ...] = ()  # further recordings that follow it, where several are joined
 
     def wave(self) -> NDArray[np.float32]:
@@ -117,8 +118,8 @@ def _parse(path: Path, number: int, line: str, vocabulary: Vocabulary | None) ->
     if not audio.is_file():
         raise ManifestError(f"{where}: no such file: {audio}")
     _check_spelling(where, fields["text"], vocabulary)
-    domain, engine, voice = (str(fields.get(name, "")) for name in ("domain", "engine", "voice"))
-    return Utterance(audio, float(fields["duration"]), fields["text"], domain, engine, voice)
+    labels = (str(fields.get(name, "")) for name in ("domain", "engine", "voice", "speaker"))
+    return Utterance(audio, float(fields["duration"]), fields["text"], *labels)
 
 
 def _check_spelling(where: str, text: str, vocabulary: Vocabulary | None) -> None:

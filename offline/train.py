@@ -103,7 +103,8 @@ def _add_schedule_options(options: cli.Parser) -> None:
     add("--warmup_steps", type=cli.natural, default=300, help="linear rise")
     add("--decay_steps", type=cli.natural, default=1500, help="last steps, in which it falls to 0")
     add("--decay", choices=["1-sqrt", "linear", "cosine"], default="1-sqrt", help="how it falls")
-    add("--weight_decay", type=float, default=1e-2, help="AdamW's, on weight matrices")
+    add("--optimizer", choices=["adamw", "muon"], default="adamw", help="muon: for the encoder's matrices")
+    add("--weight_decay", type=float, default=1e-2, help="on weight matrices")
     add("--gradient_accumulation_steps", type=cli.count, default=1, help="batches to one optimiser step")
     add("--curriculum_steps", type=cli.natural, default=600, help="first batches, short recordings first")
     add("--eval_steps", type=cli.count, default=250, help="steps from one evaluation to the next")
@@ -222,6 +223,7 @@ def build(args: Namespace) -> CTCTrainer:
         dev=SpeechDataset(dev, vocabulary),
         dev_batch_seconds=args.batch_seconds,
         average_decay=args.average_decay,
+        muon=args.optimizer == "muon",
         report=report(args, model, train_hours, training.world_size),
     )
 

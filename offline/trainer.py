@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
@@ -24,6 +25,7 @@ from asr.audio import SAMPLE_RATE
 from asr.ctc import Vocabulary, greedy
 from asr.encoder import ConformerCTC
 from offline.data import Collator, RunSampler, SpeechDataset, batches_of
+from offline.muon import Muon, groups_of
 
 WEIGHTS, AVERAGE, STATE = "model.safetensors", "average.safetensors", "trainer_state.json"
 LOG = "log.jsonl"
@@ -130,6 +132,7 @@ class CTCTrainer(Trainer):
         dev: SpeechDataset,
         dev_batch_seconds: float,
         average_decay: float,
+        muon: bool = False,
         report: dict[str, Any],
     ) -> None:
         super().__init__(objective, args, data_collator=collator, train_dataset=train, eval_dataset=dev)
@@ -139,6 +142,7 @@ class CTCTrainer(Trainer):
         order = sorted(range(len(durations_s)), key=durations_s.__getitem__)
         self.dev_batches = batches_of(order, durations_s, dev_batch_seconds)
         self.average = Average(objective.model, average_decay)
+        self.muon = muon
         self.metrics: dict[str, float] | None = None
         self._logged = (0.0, time.monotonic())
         self.add_callback(_AfterStep(self))
@@ -159,6 +163,16 @@ class CTCTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight matrices decay; norms, biases and the position biases do not."""
         return [n for n, p in model.named_parameters() if p.ndim > 1 and "pos_bias" not in n]
+
+    def create_optimizer(self, *given: Any, **named: Any) -> Optimizer:
+        """Muon where it is asked for, else what the arguments name."""
+        if self.muon and self.optimizer is None:  # type: ignore[has-type]
+            args = self.args
+            decaying = set(self.get_decay_parameter_names(self.objective))
+            groups = groups_of(self.objective, decaying, args.weight_decay)
+            self.optimizer = Muon(groups, args.learning_rate, (args.adam_beta1, args.adam_beta2))
+        optimiser: Optimizer = super().create_optimizer(*given, **named)
+        return optimiser
 
     def hours_heard(self, steps: int) -> float:
         """Audio in the first steps optimiser steps, before augmentation, all processes together."""

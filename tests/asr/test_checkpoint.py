@@ -134,6 +134,13 @@ def test_tokens_that_fine_tuning_added_are_read(folder: Path) -> None:
 
 def test_a_file_in_the_folder_stands_for_the_folder(folder: Path) -> None:
     assert checkpoint.resolve(folder / "model.safetensors") == folder
+    assert (
+        checkpoint.resolve(folder / "converted_model.pt") == folder
+    )  # a name that others give to the weights
+    with pytest.raises(CheckpointError, match=r"notes\.txt"):
+        checkpoint.resolve(folder / "notes.txt")
+    with pytest.raises(CheckpointError, match="no model"):
+        checkpoint.resolve(folder / "nowhere" / "converted_model.pt")
 
 
 def spoil_config(key: str, value: object):
