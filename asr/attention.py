@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asr.cache import LayerState
 from asr.config import ModelConfig
 from asr.positions import relative_shift, rotate
 
@@ -32,16 +33,27 @@ class SelfAttention(nn.Module):
             self.pos_bias_u = nn.Parameter(torch.zeros(self.heads, self.head_size))
             self.pos_bias_v = nn.Parameter(torch.zeros(self.heads, self.head_size))
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        state: LayerState | None = None,
+    ) -> Tensor:
         """[B, T, D] -> [B, T, D].
 
-        `positions` is `relative_table`'s [2T, D] or `rotary_table`'s [2, T, dh]; `mask` a bool [B, 1, T, T], True
-        where a query may look.
+        Without `state` x is the whole signal: `positions` is `relative_table`'s [2T, D] or `rotary_table`'s
+        [2, T, dh], `mask` a bool [B, 1, T, T], True where a query may look. With it x is one chunk of each stream,
+        after F frames in the state's ring: `positions` is `relative_rows`' [B, C, F + C] or the chunks' own rotary
+        tables [2, B, C, dh], `mask` a bool [B, 1, 1, F + C].
         """
         turned = x if self.relative else rotate(x, positions)
         query = self.split(self.linear_q(turned)) * self.scale
         memory = self.memory(turned, x)
-        bias = self.bias(query, positions, x.shape[1], mask)
+        if state is not None:
+            memory = state.after_past(memory)
+        table = None if state is None else state.table
+        bias = self.bias(query, positions, memory.shape[1], mask, table)
         if self.relative:
             query = query + self.pos_bias_u[:, None] * self.scale
         return self.linear_out(self.attend(query, memory, bias).transpose(1, 2).flatten(2))
@@ -58,18 +70,30 @@ class SelfAttention(nn.Module):
         """[B, T, D] -> [B, H, T, dh]."""
         return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
 
-    def bias(self, query: Tensor, positions: Tensor, keys: int, mask: Tensor | None) -> Tensor | None:
-        """What is added to the content scores of scaled queries: (q + v) P(i - j), and -inf where the mask forbids."""
+    def bias(
+        self, query: Tensor, positions: Tensor, keys: int, mask: Tensor | None, table: Tensor | None = None
+    ) -> Tensor | None:
+        """What is added to the content scores of scaled queries: (q + v) P(i - j), and -inf where the mask forbids.
+
+        With a `table` made beforehand, `positions` says which of its rows each pair of a query and a key takes.
+        """
         if not self.relative:
             if mask is None:
                 return None
             return torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(
                 ~mask, -torch.inf
             )
-        table = self.split(self.linear_pos(positions)[None])
-        scores = (query + self.pos_bias_v[:, None] * self.scale) @ table.transpose(-1, -2)
-        bias = relative_shift(scores, keys)
+        query = query + self.pos_bias_v[:, None] * self.scale
+        if table is None:
+            bias = relative_shift(query @ self.table(positions).transpose(-1, -2), keys)
+        else:
+            rows = positions[:, None].expand(-1, self.heads, -1, -1)
+            bias = (query @ table.transpose(-1, -2)).gather(-1, rows)
         return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+
+    def table(self, positions: Tensor) -> Tensor:
+        """`relative_table`'s [offsets, D], projected: [1, H, offsets, dh]."""
+        return self.split(self.linear_pos(positions)[None])
 
     def weigh(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """softmax(query key' + bias) value, all [B, H, N or S, ...]; the queries are scaled already.

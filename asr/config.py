@@ -57,11 +57,15 @@ class Attention:
                     f"attention needs {layers} ranks, each from 1 to {width}, not {list(per_layer)}"
                 )
 
+    def cached_parts(self, layer: int, width: int) -> tuple[int, ...]:
+        """Values that one frame leaves in the cache of one layer: of K and of V, or of one latent for both."""
+        if self.kind == "mha":
+            return width, width
+        return (self.rank[layer],) if self.latent == "joint" else (self.rank_k[layer], self.rank_v[layer])
+
     def cached_values(self, layer: int, width: int) -> int:
         """Values that one frame leaves in the cache of one layer."""
-        if self.kind == "mha":
-            return 2 * width
-        return self.rank[layer] if self.latent == "joint" else self.rank_k[layer] + self.rank_v[layer]
+        return sum(self.cached_parts(layer, width))
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,11 @@ class ModelConfig:
 
     def cached_values_per_frame(self) -> int:
         """Values that one frame leaves in the attention caches of all layers."""
-        return sum(self.attention.cached_values(i, self.hidden_size) for i in range(self.num_hidden_layers))
+        return sum(sum(self.cached_parts(layer)) for layer in range(self.num_hidden_layers))
+
+    def cached_parts(self, layer: int) -> tuple[int, ...]:
+        """Values that one frame leaves in the cache of one layer: of K and of V, or of one latent for both."""
+        return self.attention.cached_parts(layer, self.hidden_size)
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asr.cache import LayerState
 from asr.config import ModelConfig
 
 ACTIVATIONS = {"gelu": nn.GELU, "swish": nn.SiLU, "silu": nn.SiLU, "relu": nn.ReLU}
@@ -90,11 +91,21 @@ class ConvolutionModule(nn.Module):
         self.pointwise_conv2 = nn.Conv1d(width, width, 1, bias=False)
         self.dropout = nn.Dropout(config.conformer_conv_dropout)
 
-    def forward(self, x: Tensor, valid: Tensor, chunk_frames: int | None) -> Tensor:
-        """[B, T, D], bool [B, T] -> [B, T, D]. With `chunk_frames`, nothing beyond a frame's own chunk is seen."""
+    def forward(
+        self, x: Tensor, valid: Tensor, chunk_frames: int | None, state: LayerState | None = None
+    ) -> Tensor:
+        """[B, T, D], bool [B, T] -> [B, T, D]. With `chunk_frames`, nothing beyond a frame's own chunk is seen.
+
+        With `state` x is one chunk of each stream, and the 15 frames before it are the state's.
+        """
         gated = F.glu(pointwise(self.pointwise_conv1, self.layer_norm(x))) * valid[..., None]
         x = gated.transpose(1, 2)
-        x = self.depthwise(x) if chunk_frames is None else self.depthwise_in_chunks(x, chunk_frames)
+        if state is not None:
+            x = self.depthwise_conv(F.pad(state.after_reach(x), (0, self.reach)))
+        elif chunk_frames is not None:
+            x = self.depthwise_in_chunks(x, chunk_frames)
+        else:
+            x = self.depthwise(x)
         x = self.activation(self.norm(x.transpose(1, 2), valid))
         return self.dropout(pointwise(self.pointwise_conv2, x))
 

@@ -5,10 +5,13 @@ that a checkpoint's tensors keep their names. One forward serves both variants a
 (`chunk_frames=None`), and the chunks of a stream, masked out of the whole signal.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from asr.cache import LayerState
 from asr.config import ModelConfig
 from asr.convolution import ConvolutionModule, FeatureProjection, FrontEnd, activation
 from asr.masks import attention_mask, chunk_mask, valid_frames
@@ -23,9 +26,9 @@ ATTENTION = {"mha": MultiHeadAttention, "mla": MultiHeadLatentAttention}
 class Sight(NamedTuple):
     """What the frames of a batch may see; the same for every layer."""
 
-    positions: Tensor  # relative [2T, D] or rotary [2, T, dh] table
+    positions: Tensor  # what `SelfAttention.forward` takes: a table, or rows of one
     valid: Tensor  # bool [B, T]
-    mask: Tensor | None  # bool [B, 1, T, T]
+    mask: Tensor | None  # bool [B, 1, T, T], or [B, 1, 1, F + C] in a stream
     chunk_frames: int | None
 
 
@@ -61,12 +64,12 @@ class ConformerLayer(nn.Module):
         self.ffn2 = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+    def forward(self, x: Tensor, sight: Sight, state: LayerState | None = None) -> Tensor:
         x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x))
         x = x + self.self_attn_dropout(
-            self.self_attn(self.self_attn_layer_norm(x), sight.positions, sight.mask)
+            self.self_attn(self.self_attn_layer_norm(x), sight.positions, sight.mask, state)
         )
-        x = x + self.conv_module(x, sight.valid, sight.chunk_frames)
+        x = x + self.conv_module(x, sight.valid, sight.chunk_frames, state)
         x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
         return self.final_layer_norm(x)
 
@@ -80,12 +83,18 @@ class Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, x: Tensor, sight: Sight, upto: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self,
+        x: Tensor,
+        sight: Sight,
+        upto: int | None = None,
+        states: Sequence[LayerState] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """[B, T, D] -> the normed output of the last layer, and of layer `upto` (counted from 1) when asked for."""
         x = self.dropout(x)
         between = None
         for number, layer in enumerate(self.layers, start=1):
-            x = layer(x, sight)
+            x = layer(x, sight, states[number - 1] if states else None)
             if number == upto:
                 between = self.layer_norm(x)
         return self.layer_norm(x), between
@@ -166,9 +175,14 @@ class ConformerCTC(nn.Module):
         if config.position_embeddings_type == "relative":
             positions = relative_table(frames, frames, config.hidden_size, device, dtype)
         else:
-            positions = rotary_table(frames, config.head_size, config.rotary_embedding_base, device, dtype)
+            positions = self.turns(torch.arange(frames, device=device))
         valid = valid_frames(frame_lengths, frames)
         chunks = (
             None if chunk_frames is None else chunk_mask(frames, chunk_frames, left_context_frames, device)
         )
         return Sight(positions, valid, attention_mask(valid, chunks), chunk_frames)
+
+    def turns(self, frames: Tensor) -> Tensor:
+        """The rotary table [2, ..., dh] of frames [...]."""
+        config, dtype = self.config, self.lm_head.weight.dtype
+        return rotary_table(frames, config.head_size, config.rotary_embedding_base, dtype)

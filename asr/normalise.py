@@ -46,3 +46,24 @@ def normalise_chunks(waves: Tensor, lengths: Tensor, chunk_samples: int, tail_sa
     index = torch.arange(total, device=waves.device)
     chunk = ((index - tail_samples).clamp(min=0) // chunk_samples).clamp(max=chunks - 1)
     return ((samples - mean[:, chunk]) / deviation[:, chunk] * valid).float()
+
+
+def normalise_step(samples: Tensor, valid: Tensor, sums: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
+    """`normalise_chunks` for one chunk of each stream.
+
+    Args:
+        samples: float32 [B, N], new ones where `valid` [B, N] is True.
+        valid: bool [B, N].
+        sums: float64 [B, 2], the sum and the sum of squares of all samples before.
+        heard: int64 [B], how many samples there are with these.
+
+    Returns:
+        The normalised samples, 0 where not valid, and the sums with these.
+    """
+    new = (samples * valid).double()
+    sums = sums + torch.stack((new.sum(1), new.square().sum(1)), -1)
+    weight = heard + PRIOR_SAMPLES
+    mean = sums[:, 0] / weight
+    power = (sums[:, 1] + PRIOR_SAMPLES * PRIOR_RMS**2) / weight
+    deviation = (power - mean.square() + EPSILON).sqrt()
+    return ((new - mean[:, None]) / deviation[:, None] * valid).float(), sums

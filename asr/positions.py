@@ -34,19 +34,43 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
     return flat.unflatten(-1, (queries, columns - 1))[..., :keys]
 
 
-def rotary_table(
-    frames: int, head_size: int, base: float, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """cos and sin [2, T, dh] of the rotary angles t * base^(-2i/dh), each angle twice (Su et al., arXiv 2104.09864)."""
-    rates = base ** (-torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size)
-    angles = torch.arange(frames, device=device, dtype=torch.float32)[:, None] * rates
+def ring_ages(starts: Tensor, left_context_frames: int) -> Tensor:
+    """Frames [B] before each chunk -> int64 [B, F]: how many frames ago (1 to F) the ring's place m was written.
+
+    Frame t lies at t mod F. A place of age a holds something once a frames have been heard.
+    """
+    places = torch.arange(left_context_frames, device=starts.device)
+    return (starts[:, None] - 1 - places) % max(left_context_frames, 1) + 1
+
+
+def relative_rows(ages: Tensor, chunk_frames: int) -> Tensor:
+    """[B, F] `ring_ages` -> int64 [B, C, F + C]: the row of `relative_table(C, F + C)` that holds query i's offset to
+    each key, first the ring's in its own order, then the chunk's.
+    """
+    left = ages.shape[1]
+    query = torch.arange(chunk_frames, device=ages.device)[:, None]
+    to_ring = query + ages[:, None]
+    to_chunk = (query - query.T).expand(len(ages), -1, -1)
+    return left + chunk_frames - 1 - torch.cat((to_ring, to_chunk), -1)
+
+
+def rotary_table(frames: Tensor, head_size: int, base: float, dtype: torch.dtype) -> Tensor:
+    """cos and sin [2, ..., dh] of the rotary angles t * base^(-2i/dh) of frames t [...], each angle twice.
+
+    Su et al. 2021, arXiv 2104.09864.
+    """
+    rates = base ** (-torch.arange(0, head_size, 2, device=frames.device, dtype=torch.float32) / head_size)
+    angles = frames.to(torch.float32)[..., None] * rates
     angles = torch.cat((angles, angles), dim=-1)
     return torch.stack((angles.cos(), angles.sin())).to(dtype)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn [B, T, D] head by head. This model turns the *input* of Q and K, where language models turn Q and K."""
+    """Turn [B, T, D] head by head, by a table [2, T, dh] or [2, B, T, dh].
+
+    This model turns the *input* of Q and K, where language models turn Q and K.
+    """
     heads = x.unflatten(-1, (-1, table.shape[-1]))
     first, second = heads.chunk(2, dim=-1)
-    cos, sin = table[:, :, None]
+    cos, sin = table.unsqueeze(-2)
     return (heads * cos + torch.cat((-second, first), dim=-1) * sin).flatten(-2)

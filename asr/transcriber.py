@@ -1,6 +1,7 @@
 """The door: load a model, hand it waveforms, get words."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr import checkpoint
+from asr import checkpoint, stream
 from asr.audio import SAMPLE_RATE
+from asr.cache import StreamCache
 from asr.ctc import Vocabulary, Word, greedy
 from asr.encoder import ConformerCTC
 from asr.normalise import normalise
@@ -141,6 +143,61 @@ class Transcriber:
         scores = self.log_probs(waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames)
         return [self._transcript(wave, clip) for wave, clip in zip(waves, scores, strict=True)]
 
+    def new_cache(
+        self, slots: int, *, chunk_frames: int, left_context_frames: int, dtype: str | None = None
+    ) -> StreamCache:
+        """State for that many live streams, allocated once.
+
+        Args:
+            slots: how many streams there may be at a time.
+            chunk_frames: C, the frames of 20 ms that a step takes of each stream.
+            left_context_frames: F, the frames before a chunk that it sees.
+            dtype: None for the model's own, or "int8": half of bfloat16's bytes, with a scale for each frame.
+
+        Raises:
+            ValueError: a number out of range, or another dtype.
+        """
+        if dtype not in (None, "int8"):
+            raise ValueError(f"cache dtype is {dtype!r}; choices: None (the model's own), 'int8'")
+        return stream.new_cache(self.model, slots, chunk_frames, left_context_frames, dtype == "int8")
+
+    def chunks(self, wave: np.ndarray, *, chunk_frames: int) -> list[np.ndarray]:
+        """Cuts a clip, float32 [samples], into what `step` takes; the last piece may be short."""
+        size = chunk_frames * self.config.hop_samples
+        first = size + self.config.tail_samples
+        return [wave[:first], *(wave[at : at + size] for at in range(first, len(wave), size))]
+
+    def step(
+        self, cache: StreamCache, slots: Sequence[int], chunks: Sequence[np.ndarray], *, keep: bool = True
+    ) -> list[np.ndarray]:
+        """The next chunk of each of these streams, as one batch.
+
+        Args:
+            cache: from this model's `new_cache`.
+            slots: the streams' slots, each once, in any order.
+            chunks: float32 [samples] of each at 16 kHz: 320 C + 80 samples for a stream's first chunk, 320 C for each
+                later one. A shorter one ends the stream, until `cache.reset`.
+            keep: False leaves the cache as it is: what the streams would say if they ended now.
+
+        Returns:
+            Log-probabilities of each, float32 [frames, vocabulary]: those of `log_probs` with the cache's chunks and
+            context, whatever else is in the batch.
+
+        Raises:
+            ValueError: a slot that is not there, named twice or ended; a chunk too long, or with NaN or infinity.
+        """
+        _check(chunks, None, 0)
+        if len(slots) != len(chunks):
+            raise ValueError(f"{len(slots)} slots, but {len(chunks)} chunks")
+        if not slots:
+            return []
+        with torch.inference_mode():
+            logits, frames = stream.step(
+                self.model, cache, slots, [torch.from_numpy(c) for c in chunks], keep
+            )
+            log_probs = logits.float().log_softmax(-1).cpu().numpy()
+        return [row[:length] for row, length in zip(log_probs, frames, strict=True)]
+
     def _transcript(self, wave: np.ndarray, log_probs: np.ndarray) -> Transcript:
         text, words = greedy(log_probs, self.vocabulary, self.seconds_per_frame)
         return Transcript(text, words, len(wave) / SAMPLE_RATE)
@@ -177,7 +234,7 @@ def _pad(waves: list[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]
     return batch.to(device), torch.tensor([len(wave) for wave in waves], device=device)
 
 
-def _check(waves: list[np.ndarray], chunk_frames: int | None, left_context_frames: int) -> None:
+def _check(waves: Sequence[np.ndarray], chunk_frames: int | None, left_context_frames: int) -> None:
     for index, wave in enumerate(waves):
         if wave.ndim != 1:
             raise ValueError(f"wave {index} has shape {wave.shape}; one dimension is needed: mono at 16 kHz")

@@ -19,10 +19,11 @@ MAY_IMPORT = {
 # A module of asr/ imports of asr/ only what stands on an earlier line.
 ASR_LAYERS = [
     {"config", "audio", "masks", "positions", "normalise", "ctc"},
-    {"attention", "convolution", "cache", "subtitles"},
+    {"cache", "subtitles"},
+    {"attention", "convolution"},
     {"mha", "mla"},
     {"encoder"},
-    {"checkpoint"},
+    {"checkpoint", "stream"},
     {"transcriber"},
     {"__init__"},
     {"__main__"},

@@ -1,0 +1,127 @@
+"""The streaming operator: one chunk of each of many streams through the model's own layers, in one batch.
+
+What it gives equals the chunk-masked whole forward (`chunk_frames=` in `ConformerCTC.forward`), frame by frame.
+
+B streams in a step, C frames a chunk, F frames of left context, D model width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr.attention import SelfAttention
+from asr.cache import StreamCache, Turn
+from asr.encoder import ConformerCTC, Sight
+from asr.masks import valid_frames
+from asr.normalise import normalise_step
+from asr.positions import relative_rows, relative_table, ring_ages
+
+
+def new_cache(
+    model: ConformerCTC, slots: int, chunk_frames: int, left_context_frames: int, int8: bool = False
+) -> StreamCache:
+    """State for `slots` streams, allocated at once, with the layers' position tables.
+
+    Raises ValueError when there would be no slot, no frame in a chunk, or a negative context.
+    """
+    if slots < 1 or chunk_frames < 1 or left_context_frames < 0:
+        raise ValueError(
+            f"slots {slots}, chunk_frames {chunk_frames}, left_context_frames {left_context_frames}: "
+            "at least 1, 1 and 0 are needed"
+        )
+    config, like = model.config, model.lm_head.weight
+    tables = []
+    if config.position_embeddings_type == "relative":
+        keys = left_context_frames + chunk_frames
+        offsets = relative_table(chunk_frames, keys, config.hidden_size, like.device, like.dtype)
+        with torch.inference_mode():
+            attentions = [layer.get_submodule("self_attn") for layer in model.encoder.layers]
+            tables = [cast(SelfAttention, one).table(offsets).contiguous() for one in attentions]
+    return StreamCache(config, slots, chunk_frames, left_context_frames, tables, int8, like)
+
+
+def step(
+    model: ConformerCTC, cache: StreamCache, slots: Sequence[int], chunks: Sequence[Tensor], keep: bool = True
+) -> tuple[Tensor, list[int]]:
+    """One chunk of each given stream; the cache then holds what later chunks see.
+
+    Args:
+        model: the one that `cache` was made for.
+        cache: from `new_cache`.
+        slots: B of its slots, each once.
+        chunks: float32 [samples] of each, as recorded: 320 C + 80 for a stream that has heard nothing, 320 C for any
+            other. Fewer end the stream.
+        keep: False leaves the cache as it is: what the streams would say if they ended now.
+
+    Returns:
+        logits [B, C, V], and how many frames of each row count.
+
+    Raises:
+        ValueError: a slot that is not there, named twice, or ended; a chunk that is too long.
+    """
+    slots = cache.checked(slots)
+    starts = cache.frames[slots]
+    waves, ends = _placed(cache, slots, chunks, model.config.tail_samples)
+    full = ends == waves.shape[1]
+    index = torch.tensor(slots, device=waves.device)
+    kept = torch.from_numpy(np.flatnonzero(full if keep else full & False)).to(waves.device)
+    turn = Turn(index, torch.from_numpy(starts).to(waves.device), kept)
+    normed = _normalised(cache, turn, waves, torch.from_numpy(ends).to(waves.device))
+    features = model.feature_extractor(normed.to(model.lm_head.weight.dtype))
+    frames = [model.config.frames(int(end)) for end in ends]
+    x = model.feature_projection(features)
+    sight = _sight(model, cache, turn.starts, torch.tensor(frames, device=waves.device))
+    last, _ = model.encoder(x, sight, states=cache.layers(turn))
+    if keep:
+        cache.advance(slots, full)
+    return model.lm_head(last), frames
+
+
+def _placed(
+    cache: StreamCache, slots: list[int], chunks: Sequence[Tensor], tail_samples: int
+) -> tuple[Tensor, np.ndarray]:
+    """The chunks as rows [B, 320 C + 80], behind room for the tail where a stream has one, and where each row ends."""
+    room = np.where(cache.frames[slots] > 0, tail_samples, 0)
+    ends = room + [len(chunk) for chunk in chunks]
+    size = cache.chunk_samples + tail_samples
+    for slot, start, end in zip(slots, room, ends, strict=True):
+        if cache.ended[slot]:
+            raise ValueError(f"slot {slot}: the stream has ended; reset it first")
+        if end > size:
+            raise ValueError(f"slot {slot}: {end - start} samples in a chunk; {size - start} are the most")
+    waves = torch.zeros(len(slots), size)
+    for row, (chunk, start, end) in enumerate(zip(chunks, room, ends, strict=True)):
+        waves[row, start:end] = chunk
+    return waves.to(cache.pcm_tail.device), ends
+
+
+def _normalised(cache: StreamCache, turn: Turn, waves: Tensor, ends: Tensor) -> Tensor:
+    """The rows [B, 320 C + 80] as the front end takes them, with the tails; the cache keeps the new tails and sums."""
+    tail = cache.pcm_tail.shape[1]
+    place = torch.arange(waves.shape[1], device=waves.device)
+    going = turn.starts > 0
+    valid = (place < ends[:, None]) & ((place >= tail) | ~going[:, None])
+    heard = turn.starts * (cache.chunk_samples // cache.chunk_frames) + ends
+    normed, sums = normalise_step(waves, valid, cache.sums.index_select(0, turn.slots), heard)
+    past = cache.pcm_tail.index_select(0, turn.slots)
+    normed[:, :tail] = torch.where(going[:, None], past, normed[:, :tail])
+    kept = turn.slots[turn.rows]
+    cache.sums[kept] = sums[turn.rows]
+    cache.pcm_tail[kept] = normed[turn.rows, waves.shape[1] - tail :]
+    return normed
+
+
+def _sight(model: ConformerCTC, cache: StreamCache, starts: Tensor, frames: Tensor) -> Sight:
+    """What the chunks of C frames, of which `frames` [B] count, see after `starts` [B] frames."""
+    size, device = cache.chunk_frames, starts.device
+    ages = ring_ages(starts, cache.left_context_frames)
+    # a row without a frame sees one, so that its softmax has something to sum over; nobody reads it
+    seen = torch.cat((ages <= starts[:, None], valid_frames(frames.clamp(min=1), size)), -1)
+    if cache.tables:
+        positions = relative_rows(ages, size)
+    else:
+        positions = model.turns(starts[:, None] + torch.arange(size, device=device))
+    return Sight(positions, valid_frames(frames, size), seen[:, None, None], None)
