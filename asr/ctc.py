@@ -10,8 +10,9 @@ its last letter's spike, not with its sound), and A lasts one frame. Expect erro
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -113,13 +114,89 @@ def greedy(log_probs: np.ndarray, vocabulary: Vocabulary, seconds_per_frame: flo
     Raises:
         ValueError: wrong shape, or NaN, which would otherwise read as silence.
     """
-    _check(log_probs, vocabulary)
-    if not len(log_probs):
-        return "", []
-    words = [
-        _word(runs, vocabulary, seconds_per_frame) for runs in _words_of_runs(_runs(log_probs, vocabulary))
-    ]
-    return " ".join(word.word for word in words), words
+    decoder = StreamDecoder(vocabulary, seconds_per_frame)
+    decoder.push(log_probs)
+    return decoder.text, decoder.words
+
+
+class StreamDecoder:
+    """`greedy` for scores that come in pieces: at any time it says what `greedy` would of all pieces joined.
+
+    The text of a long stream can be taken off in segments (`cut`): it is forgotten, but time, and `frames`, count on.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, seconds_per_frame: float) -> None:
+        """Take the tokens of the scores' columns, and the hop between frames."""
+        self._vocabulary, self._seconds_per_frame = vocabulary, seconds_per_frame
+        self.frames = 0
+        self._last_token = -1
+        self._finished: list[Word] = []
+        self._letters: list[_Run] = []  # of the word that has no delimiter behind it yet
+
+    def push(self, log_probs: np.ndarray) -> None:
+        """Hear the next piece, as `greedy` takes it, of any length. Raises what `greedy` raises."""
+        _check(log_probs, self._vocabulary)
+        if not len(log_probs):
+            return
+        best = log_probs.argmax(axis=1)
+        for run in _runs(log_probs, best, self.frames, self._vocabulary):
+            if run.first == self.frames and best[0] == self._last_token:
+                self._prolong(run)
+            elif run.token is None:
+                self._finish_word()
+            else:
+                self._letters.append(run)
+        self._last_token = int(best[-1])
+        self.frames += len(best)
+
+    @property
+    def finished(self) -> list[Word]:
+        """The words since the last cut that nothing can change any more."""
+        return list(self._finished)
+
+    @property
+    def words(self) -> list[Word]:
+        """All words since the last cut; the next piece may prolong the last one."""
+        return self._finished + ([self._word(self._letters)] if self._letters else [])
+
+    @property
+    def text(self) -> str:
+        """The same as one string."""
+        return " ".join(word.word for word in self.words)
+
+    def cut(self, count: int) -> list[Word]:
+        """Take the first `count` words off. If that is all, the last one ends here, with or without a delimiter."""
+        taken = self.words[:count]
+        if count > len(self._finished):
+            self._letters = []
+        self._finished = self._finished[count:]
+        return taken
+
+    def copy(self) -> StreamDecoder:
+        """Another one that stands where this one does."""
+        other = copy.copy(self)
+        other._finished, other._letters = list(self._finished), list(self._letters)
+        return other
+
+    def _prolong(self, run: _Run) -> None:
+        """The last piece's last token goes on; where its word was cut off, that has been said already."""
+        if run.token is not None and self._letters:
+            before = self._letters[-1]
+            confidence = min(before.confidence, run.confidence)
+            self._letters[-1] = replace(before, last=run.last, confidence=confidence)
+
+    def _finish_word(self) -> None:
+        if self._letters:
+            self._finished.append(self._word(self._letters))
+            self._letters = []
+
+    def _word(self, runs: list[_Run]) -> Word:
+        return Word(
+            word="".join(self._vocabulary.tokens[run.token] for run in runs if run.token is not None),
+            start=round(runs[0].first * self._seconds_per_frame, 6),
+            end=round((runs[-1].last + 1) * self._seconds_per_frame, 6),
+            confidence=min(run.confidence for run in runs),
+        )
 
 
 @dataclass(frozen=True)
@@ -132,8 +209,8 @@ class _Run:
     confidence: float
 
 
-def _runs(log_probs: np.ndarray, vocabulary: Vocabulary) -> Iterator[_Run]:
-    best = log_probs.argmax(axis=1)
+def _runs(log_probs: np.ndarray, best: np.ndarray, start: int, vocabulary: Vocabulary) -> Iterator[_Run]:
+    """The runs of letters and delimiters in frames whose first is the stream's frame `start`."""
     posteriors = np.exp(np.minimum(log_probs.max(axis=1), 0.0))
     firsts = np.flatnonzero(np.diff(best, prepend=-1))
     lasts = np.append(firsts[1:], len(best)) - 1
@@ -142,31 +219,10 @@ def _runs(log_probs: np.ndarray, vocabulary: Vocabulary) -> Iterator[_Run]:
         token = int(best[firsts[run]])
         yield _Run(
             token if token != vocabulary.delimiter else None,
-            int(firsts[run]),
-            int(lasts[run]),
+            start + int(firsts[run]),
+            start + int(lasts[run]),
             float(lowest[run]),
         )
-
-
-def _words_of_runs(runs: Iterable[_Run]) -> Iterator[list[_Run]]:
-    letters: list[_Run] = []
-    for run in runs:
-        if run.token is not None:
-            letters.append(run)
-        elif letters:
-            yield letters
-            letters = []
-    if letters:
-        yield letters
-
-
-def _word(runs: list[_Run], vocabulary: Vocabulary, seconds_per_frame: float) -> Word:
-    return Word(
-        word="".join(vocabulary.tokens[run.token] for run in runs if run.token is not None),
-        start=round(runs[0].first * seconds_per_frame, 6),
-        end=round((runs[-1].last + 1) * seconds_per_frame, 6),
-        confidence=min(run.confidence for run in runs),
-    )
 
 
 def _check(log_probs: np.ndarray, vocabulary: Vocabulary) -> None:

@@ -8,7 +8,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,11 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and leaves the example's line breaks alone."""
+    """Shows defaults that say something, and leaves the example's line breaks alone."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        quiet = action.default is None or action.default is False
+        return action.help if quiet else super()._get_help_string(action)
 
 
 def parser(description: str, example: str) -> Parser:
@@ -49,6 +53,16 @@ def parser(description: str, example: str) -> Parser:
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
+
+
+def run(command: str, work: Callable[[], object]) -> int:
+    """Does a command's work; returns 0, or 2 after one line to stderr where something given cannot be used."""
+    try:
+        work()
+    except (ValueError, OSError) as error:
+        print(f"{command}: {reason(error)}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def reason(error: Exception) -> str:
@@ -87,6 +101,11 @@ def count(text: str) -> int:
 def natural(text: str) -> int:
     """Parses a whole number of at least zero."""
     return int(_number(text, int, lambda value: value >= 0, "a whole number of at least 0"))
+
+
+def weight(text: str) -> float:
+    """Parses a number of at least zero."""
+    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number of at least 0")
 
 
 def share(text: str) -> float:

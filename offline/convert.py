@@ -1,228 +1,281 @@
-"""Convert a multi-head attention (MHA) checkpoint to multi-head latent attention (MLA).
+"""Converts a multi-head attention (MHA) checkpoint to multi-head latent attention (MLA).
 
-K and V of each layer are replaced by one latent of `rank` values and two projections up from it. The biases are handled
-exactly: b_K drops out of the softmax, b_V (and the inputs' mean on the V path) folds into the output bias. Position
-scores never touch K and stay as they are.
+K and V of each layer become projections up from small latents, which are all that a cache then keeps:
+  joint    one latent for both, of --latent_dim values (default)
+  simple   one for K and one for V, of --latent_dim values each
+
+--method says what the latents are the best for:
+  weight      K's and V's weights (plain SVD); needs no speech
+  activation  K and V as the layers make them of calibration speech: K within each clip, for a softmax does not see
+              what all keys share
+  attention   scores and layer outputs: also weighed by the second moments of the queries, and by the output projection
+Biases and means fold exactly, position scores stay as they are. Layers are calibrated in turn, each on what the
+converted ones before it give. --lossless is a joint latent as wide as the model: the same outputs to rounding, half
+the cache, which in bytes equals caching the layer's input. It is written in float32.
+
+Writes a checkpoint folder with report.json. Its figures, per layer and as a table on the screen:
+  k_relative_error, v_relative_error    |W - W'| / |W| of the weights (Frobenius norm); k_lost_energy, v_lost_energy:
+                                        their squares (energy = squared norm), so 0.25 of the one is 0.06 of the other
+  k_frames_error, v_frames_error        the same of K and V themselves over the calibration speech, about their means
+  attention_relative_error              of the attention's outputs, both variants given the same inputs
+  output_relative_error                 of the layer's outputs, converted model against original model
+and of the model: parameters, flops_per_frame (in a clip of 10 s), cache_bytes_per_frame (in the folder's dtype), and
+agreement on the calibration speech: frames with the same best token, KL of the CTC posteriors in nats a frame. What
+needs calibration speech is null without.
 """
 
 import argparse
-import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from argparse import Namespace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from asr import checkpoint
-from asr.attention import SelfAttention
-from asr.config import Attention
+from asr.config import Attention, ModelConfig
 from asr.encoder import ConformerCTC
-from asr.mha import MultiHeadAttention
-from asr.mla import MultiHeadLatentAttention
-from offline import provenance
-from offline.cli import count, parser, paths, positive, reason
-from offline.data import load_wave, read_manifests
-from offline.factorise import joint, relative_error
+from asr.transcriber import DTYPES
+from offline import calibration, cli, conversion_report, cost, provenance
+from offline.calibration import Calibration
+from offline.conversion import SCAN, Row, Settings, convert
+from offline.corpora import digest
+from offline.data import Utterance
+from offline.fold import folded
+from offline.ranks import Ranks, allocated, rank_of, uniform
+from offline.sensitivity import gains
 
-Row = dict[str, float]
-EXAMPLE = """\
-python -m offline.convert --model_name mha --output_dir runs/mla --cache_reduction 0.75 \\
-    --calibration_manifest data/speech/train.jsonl"""
-
-
-class Statistics:
-    """Mean and covariance of one layer's attention inputs, gathered clip by clip in float64."""
-
-    def __init__(self, width: int) -> None:
-        self.frames = 0
-        self.sum = torch.zeros(width, dtype=torch.float64)
-        self.outer = torch.zeros(width, width, dtype=torch.float64)
-
-    def add(self, x: Tensor) -> None:
-        """x: [T, D], valid frames only."""
-        x = x.double().cpu()
-        self.frames += len(x)
-        self.sum += x.sum(0)
-        self.outer += x.T @ x
-
-    @property
-    def mean(self) -> Tensor:
-        return self.sum / max(self.frames, 1)
-
-    @property
-    def covariance(self) -> Tensor:
-        return self.outer / max(self.frames, 1) - torch.outer(self.mean, self.mean)
+EXAMPLE = """python -m offline.convert --model_name mha --output_dir runs/mla --cache_reduction 0.75 \\
+      --calibration_manifest data/speech/train.jsonl
+  python -m offline.convert --model_name mha --output_dir runs/lossless --lossless
+  python -m offline.convert --model_name runs/mla --export_hf runs/mla-folded        (fold an mla model)
+  python -m offline.convert --large --output_file results/convert-large.json         (time and memory at 618M)"""
 
 
-A = TypeVar("A", bound=SelfAttention)
-
-
-def attentions(model: ConformerCTC, kind: type[A]) -> list[A]:
-    """The attention of every layer, which is of this kind."""
-    found = [layer.get_submodule("self_attn") for layer in model.encoder.layers]
-    return [attention for attention in found if isinstance(attention, kind)]
-
-
-@contextmanager
-def watching(model: ConformerCTC, statistics: list[Statistics]) -> Iterator[None]:
-    """While open, every clip (batch of one) that the model hears is added to each layer's statistics."""
-    pairs = zip(attentions(model, SelfAttention), statistics, strict=True)
-    handles = [
-        attention.register_forward_pre_hook(lambda _, args, layer=layer: layer.add(args[0][0]))
-        for attention, layer in pairs
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def calibrate(model: ConformerCTC, manifests: list[Path], limit_s: float) -> list[Statistics]:
-    """Statistics of every layer over the first `limit_s` seconds of the manifests."""
-    statistics = [Statistics(model.config.hidden_size) for _ in model.encoder.layers]
-    heard_s = 0.0
-    with (
-        watching(model, statistics),
-        torch.inference_mode(),
-        tqdm(total=limit_s, unit="s", desc="calibrate") as bar,
-    ):
-        for utterance in read_manifests(manifests):
-            wave = torch.from_numpy(load_wave(utterance.audio))[None]
-            model(wave, torch.tensor([wave.shape[1]]))
-            heard_s += utterance.duration_s
-            bar.update(utterance.duration_s)
-            if heard_s >= limit_s:
-                break
-    return statistics
-
-
-def convert(
-    model: ConformerCTC, rank: int, source: str, statistics: list[Statistics] | None
-) -> tuple[ConformerCTC, list[Row]]:
-    """An MLA model of the same outputs as far as `rank` allows, and a report line of each layer.
-
-    Plain SVD of the weights without statistics. Raises ValueError when the model is not MHA, or its positions are
-    rotary (no joint latent is exact there).
-    """
-    if model.config.attention.kind != "mha":
-        raise ValueError(
-            f"{source} already has {model.config.attention.kind} attention; an mha model is needed"
-        )
-    method = "activation" if statistics else "weight"
-    ranks = (rank,) * model.config.num_hidden_layers
-    attention = Attention(kind="mla", latent="joint", rank=ranks, source=source, method=method)
-    latent_model = ConformerCTC(replace(model.config, attention=attention))
-    latent_model.load_state_dict(model.state_dict(), strict=False)
-    inputs: list[Statistics | None] = [*statistics] if statistics else [None] * len(ranks)
-    layers = zip(
-        attentions(model, MultiHeadAttention),
-        attentions(latent_model, MultiHeadLatentAttention),
-        inputs,
-        strict=True,
+def parser() -> cli.Parser:
+    """The command line."""
+    options = cli.parser(__doc__ or "", EXAMPLE)
+    add = options.add_argument
+    add("--model_name", default="mha", help="MHA model: bundled name, folder, or hub id")
+    add("--output_dir", type=Path, help="folder to write the MLA checkpoint to")
+    add("--dtype", choices=list(DTYPES), help="of the written weights; default: float16, float32 if lossless")
+    add("--export_hf", type=Path, metavar="FOLDER", help="also write the folded twin, W_K' = W_UK A, an MHA folder "
+        "in float32 that stock transformers loads; of an mla model that is all that is done")  # fmt: skip
+    options.flag("--dry_run", default=False, help="show ranks, costs, time and memory; write nothing")
+    _add_size_options(options)
+    _add_calibration_options(options)
+    _add_ablation_options(options)
+    options.flag(
+        "--large", default=False, help="measure a conversion of the 618M architecture, random weights"
     )
-    rows = [{"layer": index, **fill(new, old, heard)} for index, (old, new, heard) in enumerate(layers)]
-    return latent_model.eval(), rows
-
-
-@torch.no_grad()
-def fill(new: MultiHeadLatentAttention, old: MultiHeadAttention, heard: Statistics | None) -> Row:
-    """Set one layer's latent projections and its output bias (the queries and positions are copied already).
-
-    Returns the rank, and the relative output error (Frobenius) of K and V over the calibration inputs.
-    """
-    weight_k, weight_v = old.linear_k.weight.double(), old.linear_v.weight.double()
-    covariance = heard.covariance if heard else None
-    factors = joint(weight_k, weight_v, new.rank_k, covariance)
-    new.linear_latent.weight.copy_(factors.latent)
-    new.linear_up_k.weight.copy_(factors.up_k)
-    new.linear_up_v.weight.copy_(factors.up_v)
-    # softmax weights sum to 1, so whatever V lacks for every frame alike can be added after them
-    lost = old.linear_v.bias.double()
-    if heard:
-        lost = lost + (weight_v - factors.up_v @ factors.latent) @ heard.mean
-    new.linear_out.bias.add_(old.linear_out.weight.double() @ lost)
-    return {
-        "rank": new.rank_k,
-        "k_relative_error": round(relative_error(weight_k, factors.up_k @ factors.latent, covariance), 6),
-        "v_relative_error": round(relative_error(weight_v, factors.up_v @ factors.latent, covariance), 6),
-    }
-
-
-def rank_of(width: int, latent_dim: int | None, cache_reduction: float) -> int:
-    """Latent values a frame: as given, or what leaves (1 - reduction) of the 2 D that K and V take.
-
-    Rounded down to a multiple of 16 (of 2 for models narrower than 512).
-    """
-    wanted = round(2 * width * (1 - cache_reduction), 6)  # 320 * (1 - 0.8) is 63.99..., and 64 is meant
-    rank = math.floor(wanted) if latent_dim is None else latent_dim
-    step = 16 if width >= 512 else 2
-    if not step <= rank <= width:
-        raise ValueError(
-            f"a latent of {rank} values does not fit a model of width {width}: {step} to {width}"
-        )
-    return rank // step * step
-
-
-def arguments() -> argparse.ArgumentParser:
-    options = parser(__doc__ or "", EXAMPLE)
-    options.add_argument("--model_name", default="mha", help="MHA model: bundled name, folder, or hub id")
-    options.add_argument("--output_dir", required=True, help="folder to write the MLA checkpoint to")
-    options.add_argument(
-        "--latent_dim", type=count, help="latent values a frame and layer (instead of --cache_reduction)"
-    )
-    options.add_argument("--cache_reduction", type=float, default=0.75, help="share of the K/V cache to save")
-    options.add_argument(
-        "--calibration_manifest",
-        type=paths,
-        help="training audio to weigh the errors with; plain SVD without",
-    )
-    options.add_argument("--calibration_s", type=positive, default=300.0, help="seconds of it to listen to")
+    add("--output_file", type=Path, help="JSON to write, with --large")
     return options
 
 
-def run(args: argparse.Namespace) -> None:
+def _add_size_options(options: cli.Parser) -> None:
+    add = options.add_argument_group("size").add_argument
+    add("--mla_variant", choices=["joint", "simple"], default="joint", help="one latent a layer, or two")
+    add("--latent_dim", type=cli.count, help="values of each latent a frame, instead of --cache_reduction")
+    add(
+        "--cache_reduction",
+        type=cli.share,
+        default=0.75,
+        help="share of the K/V cache to save: 0.5, 0.75, 0.875...",
+    )
+    add("--lossless", action="store_true", help="joint latents as wide as the model: exact, at half the cache; "
+        "no fewer bytes than caching the layer's input")  # fmt: skip
+    add("--rank_allocation", choices=["uniform", "greedy"], default="uniform", help="the same rank in every layer, or "
+        "more where a rank saves more (lost energy x how the posteriors feel it), under the same total")  # fmt: skip
+
+
+def _add_calibration_options(options: cli.Parser) -> None:
+    add = options.add_argument_group("calibration").add_argument
+    add("--method", choices=["weight", "activation", "attention"],
+        help="default: attention with --calibration_manifest, else weight")  # fmt: skip
+    add(
+        "--calibration_manifest",
+        type=cli.names,
+        help="training speech: manifests, LibriSpeech train splits, ...: a,b",
+    )
+    add(
+        "--calibration_s",
+        type=cli.positive,
+        default=300.0,
+        help="seconds of it to listen to, drawn by a fixed seed",
+    )
+    add(
+        "--force_calibration",
+        action="store_true",
+        help="take speech that is named as a test or dev split, too",
+    )
+
+
+def _add_ablation_options(options: cli.Parser) -> None:
+    group = options.add_argument_group("ablation: what can be left out of a calibrated method")
+    for name, text in (
+        ("centring", "K's inputs about the mean of their clip, not of all clips"),
+        ("query_weight", "K's errors weighed by the queries (attention)"),
+        ("output_weight", "V's errors weighed by the output projection (attention)"),
+        ("sequential", "each layer calibrated behind the converted ones, not in the original"),
+        ("balance_scan", "K against V by the layer's output error, not by equal energy (joint)"),
+    ):
+        twin = group.add_mutually_exclusive_group()
+        twin.add_argument(
+            f"--{name}", action="store_true", default=True, help=f"{text} (turn off: --no_{name})"
+        )
+        twin.add_argument(f"--no_{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
+
+
+def check(args: Namespace, config: ModelConfig) -> None:
+    """Raises ValueError where options or the model do not go together; settles what is left open."""
+    if config.attention.kind != "mha":
+        raise ValueError(
+            f"{args.model_name} already has {config.attention.kind} attention; an mha model is needed "
+            "(or --export_hf without --output_dir, to fold it)"
+        )
+    rotary = config.position_embeddings_type == "rotary"
+    if args.lossless and (args.mla_variant == "simple" or args.latent_dim):
+        raise ValueError(
+            "--lossless is a joint latent as wide as the model: leave --mla_variant and --latent_dim out"
+        )
+    if rotary and (args.lossless or args.mla_variant == "joint"):
+        raise ValueError(
+            f"{args.model_name} has rotary positions, which turn the input of K but not of V: no one latent "
+            f"serves both, {'and none is lossless' if args.lossless else 'so not joint'}; use --mla_variant simple"
+        )
+    if args.method in ("activation", "attention") and not args.calibration_manifest:
+        raise ValueError(
+            f"--method {args.method} weighs errors by what the layers hear: give training speech with "
+            "--calibration_manifest, or use --method weight"
+        )
+    if args.lossless and args.method in ("activation", "attention"):
+        raise ValueError(f"--lossless loses nothing that --method {args.method} could weigh: leave it out")
+    if args.output_dir is None and not args.dry_run:
+        raise ValueError("--output_dir is missing: a folder to write to (or --dry_run)")
+    if args.output_dir and args.output_dir.resolve() == checkpoint.resolve(args.model_name).resolve():
+        raise ValueError(f"--output_dir {args.output_dir} is the model's own folder: it would be overwritten")
+    default = "attention" if args.calibration_manifest and not args.lossless else "weight"
+    args.method = args.method or default
+    args.dtype = args.dtype or ("float32" if args.lossless else "float16")
+
+
+def uniform_ranks(args: Namespace, config: ModelConfig) -> Ranks:
+    """What is asked for, the same in every layer; the total is that of a greedy allocation, too."""
+    joint, width = args.mla_variant == "joint", config.hidden_size
+    rank = width if args.lossless else rank_of(width, args.latent_dim, args.cache_reduction, joint)
+    return uniform(rank, config.num_hidden_layers, joint)
+
+
+def settings_of(args: Namespace) -> Settings:
+    """How the options have errors weighed."""
+    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+
+
+def dry_run(args: Namespace, config: ModelConfig) -> None:
+    """Show what would be done. Nothing is loaded, and nothing written."""
+    ranks = uniform_ranks(args, config)
+    old = cost.on_meta(config, Attention())
+    new = cost.on_meta(config, ranks.attention(args.model_name, args.method))
+    scans = args.method != "weight" and ranks.joint and args.balance_scan
+    expected = cost.expectation(
+        config,
+        calibration_s=args.calibration_s if args.calibration_manifest else 0.0,
+        trials=len(SCAN) + 3 if scans else 1,
+        greedy=args.rank_allocation == "greedy",
+        dtype=DTYPES[args.dtype],
+    )
+    print(conversion_report.plan(args, ranks, _costs(old, new, args.dtype), expected))
+
+
+def run(args: Namespace, config: ModelConfig) -> Row:
+    """Convert, write, and return the report."""
     started = time.monotonic()
+    sources = args.calibration_manifest or []
+    utterances = calibration.read(sources, args.force_calibration)
     model, vocabulary = checkpoint.load(args.model_name)
-    rank = rank_of(model.config.hidden_size, args.latent_dim, args.cache_reduction)
-    manifests = args.calibration_manifest
-    statistics = calibrate(model, manifests, args.calibration_s) if manifests else None
-    latent_model, rows = convert(model, rank, Path(args.model_name).name, statistics)
-    report: dict[str, Any] = {
-        **provenance.of_run("offline.convert", args, manifests or [], args.model_name),
+    ranks, settings = uniform_ranks(args, config), settings_of(args)
+    heard = Calibration(model, calibration.draw(utterances, args.calibration_s)) if sources else None
+    if args.rank_allocation == "greedy" and not args.lossless:
+        ranks = allocated(gains(model, ranks, heard, settings), ranks, config)
+    name = "lossless" if args.lossless else None
+    latent_model, rows = convert(model, ranks, Path(args.model_name).name, heard, settings, name)
+    report: Row = {
+        **provenance.of_run("offline.convert", args, [], args.model_name),
+        "manifests_sha256": _digests(sources),
         "source": provenance.tidy(args.model_name),
         "method": latent_model.config.attention.method,
-        "calibration": {"manifests": provenance.tidy(manifests), "seconds": args.calibration_s}
-        if manifests
-        else None,
-        "cached_values_per_frame": {
-            "mha": model.config.cached_values_per_frame(),
-            "mla": latent_model.config.cached_values_per_frame(),
-        },
+        "calibration": heard and _heard(args, heard, utterances),
         "layers": rows,
+        "agreement": heard and heard.agreement(),
+        **_costs(model, latent_model, args.dtype),
+        "peak_process_bytes": conversion_report.peak_bytes(),
         "seconds": round(time.monotonic() - started, 1),
     }
-    checkpoint.save(latent_model, vocabulary, args.output_dir, report)
-    for row in rows:
-        print(f"layer {row['layer']:2}  rank {row['rank']}  K error {row['k_relative_error']:.3f}  "
-              f"V error {row['v_relative_error']:.3f}")  # fmt: skip
-    before, after = report["cached_values_per_frame"].values()
-    print(f"{args.output_dir}: {before} -> {after} cached values a frame ({1 - after / before:.1%} less)")
+    checkpoint.save(latent_model, vocabulary, args.output_dir, report, DTYPES[args.dtype])
+    if args.export_hf:
+        export(args.output_dir, args.export_hf)
+    return report
 
 
-def main() -> None:
-    args = arguments().parse_args()
-    try:
-        run(args)
-    except ValueError as error:
-        sys.exit(f"offline.convert: {reason(error)}")
+def _digests(sources: list[str]) -> dict[str, str]:
+    return {
+        provenance.tidy(source): digest(source, calibration.read([source], force=True)) for source in sources
+    }
+
+
+def _heard(args: Namespace, heard: Calibration, utterances: list[Utterance]) -> Row:
+    return {
+        "manifests": provenance.tidy([Path(source) for source in args.calibration_manifest]),
+        "seconds": round(heard.seconds, 2),
+        "clips": len(heard.original),
+        "of_utterances": len(utterances),
+    }
+
+
+def _costs(old: ConformerCTC, new: ConformerCTC, dtype: str) -> dict[str, Any]:
+    def cache(model: ConformerCTC) -> int:
+        return cost.cache_bytes_per_frame(model, DTYPES[dtype])
+
+    return {
+        "parameters": cost.both(cost.parameters, old, new),
+        "flops_per_frame": cost.both(cost.flops_per_frame, old, new),
+        "cache_bytes_per_frame": cost.both(cache, old, new),
+        "cached_values_per_frame": cost.both(lambda model: model.config.cached_values_per_frame(), old, new),
+    }
+
+
+def export(source: str | Path, folder: Path) -> None:
+    """Write the folded twin of an MLA checkpoint, as it is stored, in float32. Raises ValueError if it is not MLA."""
+    if folder.resolve() == checkpoint.resolve(source).resolve():
+        raise ValueError(f"--export_hf {folder} is the mla model's own folder: it would be overwritten")
+    model, vocabulary = checkpoint.load(source)
+    report = {"made_by": "offline.convert --export_hf", "folded_from": provenance.tidy(source)}
+    checkpoint.save(folded(model), vocabulary, folder, report, torch.float32)
+    print(f"{folder}: the same outputs from an mha folder in float32, for stock transformers")
+
+
+def work(args: Namespace) -> None:
+    """What the command line asks for."""
+    if args.large:
+        from offline.convert_large import measure  # which starts this command again
+
+        return measure(args)
+    config = checkpoint.read_config(checkpoint.resolve(args.model_name))
+    if config.attention.kind == "mla" and args.export_hf and args.output_dir is None:
+        return export(args.model_name, args.export_hf)
+    check(args, config)
+    if args.dry_run:
+        return dry_run(args, config)
+    print(conversion_report.table(run(args, config), args.output_dir))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; 0 when done, 2 when something given cannot be used."""
+    args = parser().parse_args(argv)
+    return cli.run("offline.convert", lambda: work(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -46,10 +46,22 @@ class Utterance:
     voice: str = ""
     speaker: str = ""
     more: tuple[Path, ...] = ()  # further recordings that follow it, where several are joined
+    start_s: float = 0.0  # where it begins and ends in its file, of which it may be a part
+    end_s: float | None = None
 
     def wave(self) -> NDArray[np.float32]:
-        """Returns the samples, float32 [samples], mono at 16 kHz."""
-        return np.concatenate([load_wave(path) for path in (self.audio, *self.more)])
+        """Returns the samples, float32 [samples], mono at 16 kHz. Raises ManifestError, which names the file."""
+        own = self.own_wave()
+        return np.concatenate([own, *map(load_wave, self.more)]) if self.more else own
+
+    def own_wave(self) -> NDArray[np.float32]:
+        """Returns the samples without those of `more`."""
+        return load_wave(self.audio, self.start_s, self.end_s)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a part of its file only."""
+        return self.start_s > 0 or self.end_s is not None
 
 
 def join(utterances: Sequence[Utterance], limit_s: float, copies: int, seed: int) -> list[Utterance]:
@@ -73,6 +85,8 @@ def join(utterances: Sequence[Utterance], limit_s: float, copies: int, seed: int
 
 def _joined(row: list[Utterance]) -> Utterance:
     first, *rest = row
+    if any(utterance.is_part for utterance in rest):
+        raise ManifestError(f"{rest[0].audio}: parts of longer recordings cannot be joined")
     text = " ".join(utterance.text for utterance in row)
     more = tuple(utterance.audio for utterance in rest)
     return replace(first, duration_s=sum(u.duration_s for u in row), text=text, more=more)
@@ -118,8 +132,10 @@ def _parse(path: Path, number: int, line: str, vocabulary: Vocabulary | None) ->
     if not audio.is_file():
         raise ManifestError(f"{where}: no such file: {audio}")
     _check_spelling(where, fields["text"], vocabulary)
-    labels = (str(fields.get(name, "")) for name in ("domain", "engine", "voice", "speaker"))
-    return Utterance(audio, float(fields["duration"]), fields["text"], *labels)
+    domain, engine, voice, speaker = (
+        str(fields.get(name, "")) for name in ("domain", "engine", "voice", "speaker")
+    )
+    return Utterance(audio, float(fields["duration"]), fields["text"], domain, engine, voice, speaker)
 
 
 def _check_spelling(where: str, text: str, vocabulary: Vocabulary | None) -> None:
@@ -130,8 +146,37 @@ def _check_spelling(where: str, text: str, vocabulary: Vocabulary | None) -> Non
         raise ManifestError(f"{where}: {error} in text {text[:80]!r}") from None
 
 
-def load_wave(path: Path) -> NDArray[np.float32]:
-    """Returns one recording, float32 [samples], mono at 16 kHz. Raises ManifestError, which names the file."""
+def load_wave(path: Path, start_s: float = 0.0, end_s: float | None = None) -> NDArray[np.float32]:
+    """Returns one recording or a part of it, float32 [samples], mono at 16 kHz.
+
+    Raises:
+        ManifestError: it cannot be read, or has no samples between start_s and end_s; names the file.
+    """
+    if start_s == 0 and end_s is None:
+        return _load_whole(path)
+    start, stop = round(start_s * SAMPLE_RATE), None if end_s is None else round(end_s * SAMPLE_RATE)
+    wave = _load_part(path, start, stop)
+    if wave is None:
+        wave = _load_whole(path)[start:stop]
+    if not len(wave):
+        raise ManifestError(
+            f"{path}: holds nothing from {start_s:g} s to {'its end' if end_s is None else f'{end_s:g} s'}"
+        )
+    return wave
+
+
+def _load_part(path: Path, start: int, stop: int | None) -> NDArray[np.float32] | None:
+    """Returns a part without decoding the rest, where the file is as a model takes it, else None."""
+    with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
+        exact = file.format in ("WAV", "FLAC") and file.subtype.startswith("PCM") and file.seekable()
+        if exact and file.samplerate == SAMPLE_RATE and file.channels == 1 and start < file.frames:
+            file.seek(start)
+            part: NDArray[np.float32] = file.read(-1 if stop is None else stop - start, dtype="float32")
+            return part
+    return None
+
+
+def _load_whole(path: Path) -> NDArray[np.float32]:
     if path.suffix.lower() == ".flac":  # what training reads all the time: whole numbers, never NaN
         with suppress(soundfile.LibsndfileError):  # `read` tells better what is wrong
             wave, rate = soundfile.read(path, dtype="float32")
@@ -258,7 +303,7 @@ class SpeechDataset(Dataset[Example]):
         return self.frames is None or self.frames(len(wave)) >= frames_needed(self.targets[index])
 
     def _somebody_else(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        return load_wave(self.utterances[int(rng.integers(len(self.utterances)))].audio)
+        return self.utterances[int(rng.integers(len(self.utterances)))].own_wave()
 
 
 def draw_chunk(seed: int, step: int, chunk_share: float) -> tuple[int | None, int]:

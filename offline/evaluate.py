@@ -1,295 +1,214 @@
-"""Measures models on manifests: word and character error rates, speed, memory, and every transcript.
+"""Measures models on recordings with known words: error rates, speed, memory, and every transcript.
 
-The models take turns batch by batch, so that a busy machine disturbs them alike. --output_file is one JSON object:
+The recordings: a LibriSpeech split by its name, a manifest, a table, a LibriSpeech or Kaldi folder, or
+hf:dataset:split (offline/corpora.py says more). The models: bundled names, checkpoint folders, hub ids, mha or mla;
+they take turns batch by batch, so that a busy machine disturbs them alike. Whole recordings, or with --chunk_ms what a
+live stream would say. A killed run goes on where it stood when the same command is given again.
+
+--output_file X.json is one object; X.jsonl beside it holds a line for each utterance (offline/evaluation/records.py):
 
   what      git_commit, device, machine, threads, versions, and per model: folder, folder_hash (SHA-256 of the weights),
-            attention, parameters, weight_bytes, cache_bytes_per_second
-  how       command, manifests (path: SHA-256), dtype, batch_seconds, batch_size, chunk_frames, left_context_frames
+            attention, method (of its conversion), parameters, weight_bytes, cached_values_per_frame,
+            cache_bytes_per_second
+  how       command, manifests (name: SHA-256), and the settings
   results   per model: total, and by_domain, by_engine, by_voice, by_manifest (name: figures). Figures: utterances,
-            words, audio_s, wer and cer (percent, corpus level), wer_95 (bounds, bootstrap over utterances).
-            speed: rtfx (seconds of audio per second), rtfx_quartiles (over batches), inference_s; timed from waves in
-            memory to text, after one warm-up batch, reading files left out.
+            words, audio_s, wer (upper case), wer_95 (bounds, bootstrap over utterances), wer_normalised (by Whisper's
+            English rules, see offline/scoring.py), cer: percent, corpus level; substitutions, deletions, insertions.
+            speed: rtfx (as the Open ASR Leaderboard has it: all seconds of audio by all seconds of work, waves in
+            memory to text, files and warm-up left out; but here clips of like length run together), rtfx_quartiles
+            (over batches), rtfx_model (first convolution to scores alone), inference_s, latency_ms (p50 and p95 of
+            single clips, waves to text; null when not asked).
             memory: peak_process_bytes (resident, the whole process with all models) or, on a GPU,
             peak_allocated_bytes and peak_reserved_bytes (of this model's batches, all loaded models' weights in it)
-  utterances  audio, duration_s, manifest, domain, engine, voice, reference, and hypotheses (model: text)
+  utterances_file  X.jsonl
 """
 
-import json
-import resource
 import sys
-import time
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
-import jiwer
-import numpy as np
-import torch
-from tqdm import tqdm
+from asr.transcriber import DTYPES
+from offline import cli, corpora, provenance, scoring, stock
+from offline.data import ManifestError, Utterance
+from offline.evaluation.measure import Arm, Chosen, Sight, environment, latency, load, measure
+from offline.evaluation.records import Record
+from offline.evaluation.stopwatch import timed
+from offline.evaluation.summary import summary, table
+from offline.scoring import Row
 
-import asr
-from asr.audio import SAMPLE_RATE
-from offline import cli, provenance
-from offline.data import ManifestError, Utterance, batches_of, load_wave, read_manifest
+__all__ = ["Arm", "environment", "load", "main", "timed"]
+EXAMPLE = """python -m offline.evaluate --model mha,mla --dataset test-clean --data_dir ~/LibriSpeech \\
+      --batch_size 8 --output_file results/test-clean.json
+  python -m offline.evaluate --model mla --manifest tests/speech/test-seen-voices.jsonl --chunk_ms 320 \\
+      --left_context_s 10 --output_file results/live.json"""
+FRAME_MS = 20
+LEFT_CONTEXT_FRAMES = 500
+BATCH_SIZE = {"ours": 64, "transformers": 1}
+SETTINGS = ("engine", "attn_implementation", "batch_seconds", "batch_size", "max_samples", "latency_clips")
 
-EXAMPLE = """python -m offline.evaluate --model mha,mla --manifest data/speech/test-seen-voices.jsonl \\
-      --output_file results/test-seen-voices.json"""
-GROUPS = ("domain", "engine", "voice", "manifest")
-RESAMPLES = 1000
-T = TypeVar("T")
 
+class Corpus(NamedTuple):
+    """What of one --dataset is measured: the utterances that have words, at most --max_samples of them."""
 
-@dataclass
-class Arm:
-    """One model and what has been measured of it so far."""
-
-    model: asr.Transcriber
-    texts: dict[int, str] = field(default_factory=dict)  # by utterance
-    batches: list[tuple[float, float]] = field(default_factory=list)  # (audio_s, inference_s) of each
-    peaks: list[tuple[int, int]] = field(
-        default_factory=list
-    )  # (allocated, reserved) bytes of each, on a GPU
+    source: str
+    label: str
+    utterances: list[Utterance]
 
 
 def parser() -> cli.Parser:
-    """The command line; also answers to the spellings --model_name and --dataset."""
-    options = cli.parser(__doc__, EXAMPLE)
+    """The command line; also answers to the spellings of the workflow and of its prototype."""
+    options = cli.parser(__doc__ or "", EXAMPLE)
     add = options.add_argument
     names = "bundled names, folders or hub ids: a,b"
-    add("--model", "--model_name", type=cli.names, required=True, help=names)
-    add("--manifest", "--dataset", type=cli.paths, required=True, help="a.jsonl,b.jsonl")
-    add("--output_file", type=Path, required=True, help="JSON to write")
-    add("--batch_seconds", type=cli.positive, default=60.0, help="padded audio in one batch")
-    add("--batch_size", type=cli.count, default=64, help="most recordings in one batch")
-    add("--utterances", type=cli.count, help="at most so many of a manifest, evenly spaced")
-    add("--chunk_frames", type=cli.count, help="as in a stream with chunks of so many 20 ms frames")
-    add("--left_context_frames", type=cli.natural, default=500, help="frames that a chunk sees before it")
-    add(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on CPU, bfloat16 on GPU"
-    )
-    add("--device", help="cpu or cuda; default: cuda when there is one")
+    add("--model", "--model_name", "--model_dir", type=cli.names, required=True, help=names)
+    kinds = "test-clean, dev-other, ..., x.jsonl, x.csv, folders, hf:dataset:split: a,b"
+    add("--dataset", "--manifest", type=cli.names, required=True, help=kinds)
+    add("--output_file", type=Path, required=True, help="JSON to write; the transcripts go beside it")
+    where = f"folder of the LibriSpeech splits (else the variable {corpora.ROOT_VARIABLE}, else data/)"
+    add("--data_dir", "--offline_data_dir", type=Path, help=where)
+    fetch = "fetch a split or an hf: data set that is not here; nothing is fetched without"
+    add("--download", "--use_hf_dataset", action="store_true", help=fetch)
+    add("--max_samples", "--utterances", type=cli.count, help="at most so many of a corpus, evenly spaced")
+    again = "measure anew where results are there already, instead of going on from them"
+    add("--overwrite", "--no_resume", action="store_true", help=again)
+    add("--trn", type=Path, metavar="FOLDER", help="write texts for sclite there, too: ref.trn, <model>.trn")
+    _add_ways(options)
     return options
 
 
-def read(args: Namespace) -> list[tuple[str, Utterance]]:
-    """Returns (manifest's name, utterance) of all manifests, without recordings whose text is empty."""
-    chosen = []
-    for path in args.manifest:
-        spoken = [utterance for utterance in read_manifest(path) if utterance.text.strip()]
-        step = -(-len(spoken) // args.utterances) if args.utterances else 1
-        chosen += [(path.stem, utterance) for utterance in spoken[:: max(step, 1)]]
-    if not chosen:
-        raise ManifestError(f"no text to compare with in {', '.join(map(str, args.manifest))}")
-    return chosen
+def _add_ways(options: cli.Parser) -> None:
+    add = options.add_argument
+    add("--batch_seconds", type=cli.positive, default=60.0, help="padded audio in one batch")
+    add("--batch_size", type=cli.count, help="most recordings in one batch; default: 64, stock code 1")
+    streamed = "as in a live stream with chunks of so many ms; a multiple of 20"
+    add("--chunk_ms", type=cli.positive, help=streamed)
+    add("--chunk_frames", type=cli.count, help="the same in frames of 20 ms")
+    add("--left_context_s", type=float, help="seconds that a chunk sees before it; default: 10")
+    add("--left_context_frames", type=cli.natural, help="the same in frames of 20 ms")
+    engine = "stock transformers instead of ours, mha only: the outside check (alone, as its padding leaks)"
+    add("--engine", choices=list(BATCH_SIZE), default="ours", help=engine)
+    add("--attn_implementation", choices=list(stock.IMPLEMENTATIONS), help="of stock code; default: eager")
+    add("--latency_clips", type=cli.natural, default=20, help="clips to time one by one; 0 for none")
+    add("--dtype", choices=list(DTYPES), help="default: float32 on CPU, bfloat16 on GPU")
+    add("--device", help="cpu or cuda; default: cuda when there is one")
 
 
-def measure(arms: list[Arm], utterances: list[Utterance], args: Namespace) -> None:
-    """Transcribes everything with every arm, longest first, the arms in turn."""
-    durations_s = [utterance.duration_s for utterance in utterances]
-    order = sorted(range(len(durations_s)), key=durations_s.__getitem__, reverse=True)
-    size = args.batch_size
-    cut = batches_of(order, durations_s, args.batch_seconds)
-    batches = [batch[i : i + size] for batch in cut for i in range(0, len(batch), size)]
-    for number, indices in enumerate(tqdm([batches[0], *batches], "evaluating", unit="batch")):
-        waves = [load_wave(utterances[index].audio) for index in indices]
-        for arm in arms if number % 2 else reversed(arms):
-            texts, seconds = _transcribe(arm, waves, args)
-            arm.texts |= zip(indices, texts, strict=True)
-            if number > 0:  # the first is the warm-up
-                arm.batches.append((sum(map(len, waves)) / SAMPLE_RATE, seconds))
+def sight_of(args: Namespace) -> Sight:
+    """Returns what `transcribe` takes of the chunk options: nothing, or chunk_frames and left_context_frames.
 
-
-def _transcribe(arm: Arm, waves: list[Any], args: Namespace) -> tuple[list[str], float]:
-    """Returns one batch's texts and the seconds that it took."""
-    sight = {"chunk_frames": args.chunk_frames}
-    if args.chunk_frames:
-        sight["left_context_frames"] = args.left_context_frames
-    heard, seconds, peak = timed(arm.model, lambda: arm.model.transcribe(waves, **sight))
-    arm.peaks.append(peak)
-    return [transcript.text for transcript in heard], seconds
-
-
-def timed(model: asr.Transcriber, work: Callable[[], T]) -> tuple[T, float, tuple[int, int]]:
-    """Returns what work returns, its seconds, and the peak (allocated, reserved) bytes of the model's GPU, else 0.
-
-    Work has to wait for the device, as all that returns texts or arrays does.
+    Raises:
+        ValueError: one thing is said in two ways, or is no whole number of frames; names the nearest that is.
     """
-    on_gpu = model.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.synchronize(model.device)
-        torch.cuda.reset_peak_memory_stats(model.device)
-    started = time.perf_counter()
-    result = work()
-    seconds = time.perf_counter() - started
-    if not on_gpu:
-        return result, seconds, (0, 0)
-    peak = torch.cuda.max_memory_allocated(model.device), torch.cuda.max_memory_reserved(model.device)
-    return result, seconds, peak
+    chunk = _frames("chunk", args.chunk_ms, 1, "ms", args.chunk_frames)
+    left = _frames("left_context", args.left_context_s, 1000, "s", args.left_context_frames)
+    if chunk is None and left is not None:
+        raise ValueError("a left context is what a chunk sees before it: give --chunk_ms, too")
+    if chunk is None:
+        return {}
+    return {"chunk_frames": chunk, "left_context_frames": LEFT_CONTEXT_FRAMES if left is None else left}
 
 
-def figures(pairs: list[tuple[Utterance, str]]) -> dict[str, Any]:
-    """Returns the error rates of (utterance, hypothesis) pairs, compared in upper case."""
-    counts = np.array([_errors(utterance.text.upper(), text.upper()) for utterance, text in pairs])
-    words, word_errors, characters, character_errors = counts.sum(0).tolist()
-    return {
-        "utterances": len(pairs),
-        "words": words,
-        "audio_s": round(sum(utterance.duration_s for utterance, _ in pairs), 2),
-        "wer": round(100 * word_errors / words, 3),
-        "wer_95": _bounds(counts[:, 0], counts[:, 1]),
-        "cer": round(100 * character_errors / characters, 3),
-    }
+def _frames(name: str, value: float | None, unit_ms: int, unit: str, frames: int | None) -> int | None:
+    if value is None:
+        return frames
+    if frames is not None:
+        raise ValueError(f"--{name}_{unit} and --{name}_frames say the same thing twice; give one")
+    exact = value * unit_ms / FRAME_MS
+    least = 1 if name == "chunk" else 0
+    if exact != round(exact) or exact < least:
+        nearest = max(round(exact), least) * FRAME_MS / unit_ms
+        step = FRAME_MS / unit_ms
+        raise ValueError(f"--{name}_{unit} is {value:g}, no multiple of {step:g}; the nearest is {nearest:g}")
+    return round(exact)
 
 
-def _errors(reference: str, hypothesis: str) -> tuple[int, int, int, int]:
-    """Returns words, word errors, characters, character errors of one utterance."""
-    found = []
-    for measured in (
-        jiwer.process_words(reference, hypothesis),
-        jiwer.process_characters(reference, hypothesis),
-    ):
-        errors = measured.substitutions + measured.deletions
-        found += [measured.hits + errors, errors + measured.insertions]
-    return found[0], found[1], found[2], found[3]
+def read(args: Namespace) -> list[Corpus]:
+    """Returns the corpora, without the utterances whose text is empty or not to be scored."""
+    labels = [Path(source).stem if Path(source).is_file() else Path(source).name for source in args.dataset]
+    if len(set(labels)) < len(labels):
+        labels = [provenance.relative(source) for source in args.dataset]
+    read_corpora = []
+    for source, label in zip(args.dataset, labels, strict=True):
+        found = corpora.read_corpus(source, root=args.data_dir, download=args.download)
+        scored = [utterance for utterance in found if scoring.is_scored(utterance.text)]
+        if not scored:
+            raise ManifestError(f"{source}: no text to compare with")
+        read_corpora.append(Corpus(source, label, corpora.evenly(scored, args.max_samples)))
+    return read_corpora
 
 
-def _bounds(words: Any, errors: Any) -> list[float]:
-    """95 % bounds of the error rate in percent: bootstrap of the ratio of sums, utterances drawn anew."""
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(len(words), size=(RESAMPLES, len(words)))
-    rates = 100 * errors[drawn].sum(1) / words[drawn].sum(1)
-    return [round(float(bound), 3) for bound in np.quantile(rates, [0.025, 0.975])]
+def settle(args: Namespace) -> Sight:
+    """Fills in the defaults that hang on other options; returns what the models see.
+
+    Raises:
+        ValueError: options that do not go together.
+    """
+    sight = sight_of(args)
+    args.batch_size = args.batch_size or BATCH_SIZE[args.engine]
+    if args.engine == "ours" and args.attn_implementation:
+        raise ValueError("--attn_implementation is of stock code: add --engine transformers")
+    if args.engine == "transformers":
+        args.attn_implementation = args.attn_implementation or "eager"  # as the leaderboard runs these models
+        if sight:
+            raise ValueError("--engine transformers hears whole recordings only: leave the chunks out")
+    return sight
 
 
-def summary(arm: Arm, chosen: list[tuple[str, Utterance]]) -> dict[str, Any]:
-    """Returns the results entry of one arm: error rates in all and by group, speed, memory."""
-    groups: dict[str, dict[str, list[tuple[Utterance, str]]]] = {name: defaultdict(list) for name in GROUPS}
-    for index, (manifest, utterance) in enumerate(chosen):
-        for name in GROUPS:
-            value = manifest if name == "manifest" else getattr(utterance, name)
-            groups[name][value or "-"].append((utterance, arm.texts[index]))
-    total = figures([(utterance, arm.texts[index]) for index, (_, utterance) in enumerate(chosen)])
-    parts = {
-        f"by_{name}": {value: figures(pairs) for value, pairs in sorted(groups[name].items())}
-        for name in GROUPS
-    }
-    return {"total": total, "speed": _speed(arm), "memory": _memory(arm), **parts}
-
-
-def _speed(arm: Arm) -> dict[str, Any]:
-    audio_s, inference_s = np.array(arm.batches).T
-    quartiles = np.quantile(audio_s / inference_s, [0.25, 0.5, 0.75])
-    return {
-        "rtfx": round(float(audio_s.sum() / inference_s.sum()), 2),
-        "rtfx_quartiles": [round(float(value), 2) for value in quartiles],
-        "inference_s": round(float(inference_s.sum()), 3),
-    }
-
-
-def _memory(arm: Arm) -> dict[str, int]:
-    if arm.model.device.type == "cuda":
-        allocated, reserved = map(max, zip(*arm.peaks, strict=True))
-        return {"peak_allocated_bytes": allocated, "peak_reserved_bytes": reserved}
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    return {"peak_process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-
-
-def environment(arms: list[Arm]) -> dict[str, Any]:
-    """Returns what ran: code, machine, versions, models."""
-    device = arms[0].model.device
-    return {
-        "git_commit": provenance.git_commit(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "machine": provenance.machine(),
-        "threads": torch.get_num_threads(),
-        "versions": provenance.versions("torch", "numpy", "jiwer"),
-        "models": {
-            arm.model.name: {
-                "folder": provenance.tidy(arm.model.folder),
-                "folder_hash": arm.model.folder_hash,
-                "attention": arm.model.config.attention.to_dict(),
-                "parameters": arm.model.parameters,
-                "weight_bytes": arm.model.weight_bytes,
-                "cache_bytes_per_second": arm.model.cache_bytes_per_second,
-            }
-            for arm in arms
-        },
-    }
-
-
-def transcripts(arms: list[Arm], chosen: list[tuple[str, Utterance]]) -> Iterable[dict[str, Any]]:
-    """Yields the utterances entries."""
-    for index, (manifest, utterance) in enumerate(chosen):
-        yield {
-            "audio": provenance.relative(utterance.audio),
-            "duration_s": utterance.duration_s,
-            "manifest": manifest,
-            "domain": utterance.domain,
-            "engine": utterance.engine,
-            "voice": utterance.voice,
-            "reference": utterance.text,
-            "hypotheses": {arm.model.name: arm.texts[index] for arm in arms},
-        }
-
-
-def table(results: dict[str, Any]) -> str:
-    """Returns the figures of all models as lines of text."""
-    lines = [f"{'':32}{'clips':>7}{'words':>8}{'WER %':>9}{'95 %':>16}{'CER %':>8}"]
-    for name, result in results.items():
-        parts = {"all": result["total"]}
-        for group in ("domain", "engine"):
-            parts |= {f"{group} {value}": row for value, row in result[f"by_{group}"].items()}
-        lines.append(f"{name}: {result['speed']['rtfx']:.1f} s of audio per s")
-        for label, row in parts.items():
-            low, high = row["wer_95"]
-            lines.append(
-                f"  {label:30}{row['utterances']:7}{row['words']:8}{row['wer']:9.2f}"
-                f"{f'{low:.2f}-{high:.2f}':>16}{row['cer']:8.2f}"
-            )
-    return "\n".join(lines)
-
-
-def load(args: Namespace) -> list[asr.Transcriber]:
-    """Returns the models of --model, in order. Raises CheckpointError."""
-    models = [asr.load(name, device=args.device, dtype=args.dtype) for name in args.model]
-    for model in models:
-        model.name = provenance.tidy(model.name)
-    return models
-
-
-def evaluate(args: Namespace) -> dict[str, Any]:
-    """Returns the whole JSON object. Raises ValueError (ManifestError, CheckpointError) for what cannot be used."""
-    chosen = read(args)
-    arms = [Arm(model) for model in load(args)]
-    measure(arms, [utterance for _, utterance in chosen], args)
-    how = ("batch_seconds", "batch_size", "utterances", "chunk_frames", "left_context_frames")
+def header(arms: Sequence[Arm], read_corpora: list[Corpus], sight: Sight, args: Namespace) -> dict[str, Any]:
+    """Returns what and how, as the output begins."""
     return {
         "what": environment(arms),
         "how": {
             "command": provenance.command("offline.evaluate"),
-            "manifests": provenance.hashes(args.manifest),
+            "manifests": {
+                provenance.relative(source): corpora.digest(source, utterances)
+                for source, _, utterances in read_corpora
+            },
             "dtype": str(arms[0].model.dtype).removeprefix("torch."),
-            **{name: getattr(args, name) for name in how},
+            **{name: getattr(args, name) for name in SETTINGS},
+            "chunk_frames": sight.get("chunk_frames"),
+            "left_context_frames": sight.get("left_context_frames"),
         },
-        "results": {arm.model.name: summary(arm, chosen) for arm in arms},
-        "utterances": list(transcripts(arms, chosen)),
     }
+
+
+def evaluate(args: Namespace) -> tuple[dict[str, Any], list[Row]]:
+    """Returns the JSON object and the rows, and has written both.
+
+    Raises:
+        ValueError: ManifestError, CheckpointError, RecordError: what cannot be used, or gone on from.
+    """
+    sight = settle(args)
+    read_corpora = read(args)
+    chosen: list[Chosen] = [(label, one) for _, label, utterances in read_corpora for one in utterances]
+    arms = [Arm(model) for model in load(args)]
+    record = Record(args.output_file, header(arms, read_corpora, sight, args), args.overwrite)
+    if record.finished:
+        print(f"{args.output_file}: measured already; --overwrite measures anew")
+        return record.finished, record.rows
+    measure(arms, chosen, record, sight, args)
+    latencies_ms = latency(arms, [utterance for _, utterance in chosen], args.latency_clips, sight)
+    results = {arm.model.name: summary(arm, record.rows, latencies_ms[arm.model.name]) for arm in arms}
+    result = {**record.header, "results": results, "utterances_file": record.lines.name}
+    record.finish(result)
+    return result, record.rows
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; 0 when measured, 2 when something given cannot be used."""
     args = parser().parse_args(argv)
     try:
-        result = evaluate(args)
+        result, rows = evaluate(args)
+        texts = scoring.write_trn(rows, args.trn) if args.trn else []
     except (ValueError, OSError) as error:
         print(f"offline.evaluate: {cli.reason(error)}", file=sys.stderr)
         return 2
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    args.output_file.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result["results"]), f"\nwritten: {args.output_file}", sep="")
+    except KeyboardInterrupt:
+        print("\noffline.evaluate: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(table(result), f"written: {', '.join(map(str, [args.output_file, *texts]))}", sep="\n")
     return 0
 
 

@@ -33,7 +33,9 @@ from offline.data import (
     read_manifests,
 )
 from offline.gabor import gabor_init
-from offline.trainer import CTCTrainer, Objective, newest_checkpoint
+from offline.objective import Objective
+from offline.resume import resume_point
+from offline.trainer import CTCTrainer
 
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 EXAMPLE = """python -m offline.train --train_manifest data/speech/train.jsonl --dev_manifest data/speech/dev.jsonl \\
@@ -200,7 +202,7 @@ def build(args: Namespace) -> CTCTrainer:
         train = join(train, args.join_s, JOIN_COPIES, args.seed)
     durations_s = [utterance.duration_s for utterance in train]
     return CTCTrainer(
-        Objective(model, vocabulary.blank, args.intermediate_ctc, args.trainable == "attention"),
+        Objective(model, vocabulary.blank, args.intermediate_ctc, args.trainable),
         vocabulary,
         training,
         train=SpeechDataset(
@@ -239,38 +241,20 @@ def report(args: Namespace, model: ConformerCTC, train_hours: float, processes: 
     }
 
 
-def resume_point(args: Namespace, report: dict[str, Any]) -> str | None:
-    """Returns the checkpoint to go on from, if any.
-
-    Raises ValueError where that would not continue the same run: other data, order, seed or model.
-    """
-    facts = {name: report["options"].get(name) for name in PLAN_FACTS}
-    facts |= {name: report[name] for name in ("processes", "manifests_sha256")}
-    file = args.output_dir / "run.json"
-    newest = newest_checkpoint(args.output_dir) if args.resume else None
-    if newest is None:
-        if not args.resume and newest_checkpoint(args.output_dir):
-            raise ValueError(f"--no_resume, but {args.output_dir} holds a run; choose another --output_dir")
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(facts, indent=2) + "\n")
-        return None
-    before = json.loads(file.read_text())
-    changed = [name for name in facts if before.get(name, facts[name]) != facts[name]]
-    if changed:
-        raise ValueError(
-            f"{args.output_dir} holds a run with other {', '.join(changed)}; choose another --output_dir"
-        )
-    return str(newest)
+def facts(report: dict[str, Any]) -> dict[str, Any]:
+    """What a run must have in common with the one that it continues: data, order, seed and model."""
+    options = {name: report["options"].get(name) for name in PLAN_FACTS}
+    return options | {name: report[name] for name in ("processes", "manifests_sha256")}
 
 
 def run(args: Namespace) -> CTCTrainer:
     """Trains as args say; returns the trainer, its model holding the averaged weights."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(args.output_dir / "runs"))
     trainer = build(args)
-    start = resume_point(args, trainer.report)
+    start = resume_point(args.output_dir, args.resume, facts(trainer.report))
     trainer.train(resume_from_checkpoint=start)
     metrics = trainer.metrics or trainer.evaluate()
-    trainer.objective.model.load_state_dict(trainer.average.tensors)
+    trainer.average.give(trainer.objective.model)
     trainer.save_folder("final", metrics)
     return trainer
 
@@ -278,12 +262,7 @@ def run(args: Namespace) -> CTCTrainer:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; 0 when trained, 2 when something given cannot be used."""
     args = parser().parse_args(argv)
-    try:
-        run(args)
-    except ValueError as error:
-        print(f"offline.train: {cli.reason(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return cli.run("offline.train", lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ What is random is a function of (seed, step) or kept in the checkpoint, so a run
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import jiwer
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -23,96 +20,13 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArgum
 from asr import checkpoint
 from asr.audio import SAMPLE_RATE
 from asr.ctc import Vocabulary, greedy
-from asr.encoder import ConformerCTC
+from offline.average import Average
 from offline.data import Collator, RunSampler, SpeechDataset, batches_of
 from offline.muon import Muon, groups_of
+from offline.objective import Objective, ctc_loss
 
-WEIGHTS, AVERAGE, STATE = "model.safetensors", "average.safetensors", "trainer_state.json"
+WEIGHTS, AVERAGE = "model.safetensors", "average.safetensors"
 LOG = "log.jsonl"
-
-
-class Objective(nn.Module):
-    """The model with its loss, as one module: what the trainer (and DDP) wraps."""
-
-    def __init__(
-        self, model: ConformerCTC, blank: int, intermediate_weight: float = 0.0, attention_only: bool = False
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.blank = blank
-        self.intermediate_weight = intermediate_weight
-        self.attention_only = attention_only
-        if attention_only:
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad = ".self_attn." in name
-
-    def train(self, mode: bool = True) -> "Objective":
-        """As in torch; where only attention learns, batch norm keeps its statistics."""
-        super().train(mode)
-        for module in self.modules():
-            if self.attention_only and isinstance(module, nn.BatchNorm1d):
-                module.eval()
-        return self
-
-    def forward(
-        self,
-        waves: Tensor,
-        lengths: Tensor,
-        targets: Tensor,
-        target_lengths: Tensor,
-        chunk_frames: int | None = None,
-        left_context_frames: int = 0,
-    ) -> dict[str, Tensor]:
-        """Returns {"loss"}, a scalar: CTC of the last layer, plus the weighted one of the middle layer."""
-        middle = self.model.config.num_hidden_layers // 2 if self.intermediate_weight else None
-        sight = {"chunk_frames": chunk_frames, "left_context_frames": left_context_frames}
-        logits, frames, *between = self.model(waves, lengths, intermediate_layer=middle, **sight)
-        loss = ctc_loss(logits, frames, targets, target_lengths, self.blank)
-        for scores in between:
-            loss = loss + self.intermediate_weight * ctc_loss(
-                scores, frames, targets, target_lengths, self.blank
-            )
-        return {"loss": loss}
-
-
-def ctc_loss(logits: Tensor, frames: Tensor, targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
-    """Returns nats per character of the batch, in float32 whatever the logits [B, T, V] are.
-
-    An utterance without a path (fewer frames than characters) counts as 0 and gives no gradient.
-    """
-    with torch.autocast(logits.device.type, enabled=False):
-        log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-        total = F.ctc_loss(
-            log_probs, targets, frames, target_lengths, blank=blank, reduction="sum", zero_infinity=True
-        )
-    return total / target_lengths.sum()
-
-
-class Average:
-    """Exponential moving average of all weights and buffers; young averages forget faster."""
-
-    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
-        self.decay = decay
-        self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-    def update(self, model: nn.Module, step: int) -> None:
-        """Moves the average towards model, after optimiser step number step (from 1)."""
-        decay = min(self.decay, step / (step + 9))
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.tensors[name].lerp_(value.detach(), 1 - decay)
-            else:
-                self.tensors[name].copy_(value)
-
-    @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
-        """Gives model the averaged weights for a while."""
-        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.tensors)
-        try:
-            yield
-        finally:
-            model.load_state_dict(own)
 
 
 class CTCTrainer(Trainer):
@@ -134,14 +48,18 @@ class CTCTrainer(Trainer):
         average_decay: float,
         muon: bool = False,
         report: dict[str, Any],
+        best_folder: str = "best",
     ) -> None:
         super().__init__(objective, args, data_collator=collator, train_dataset=train, eval_dataset=dev)
         self.objective, self.vocabulary = objective, vocabulary
-        self.batches, self.dev, self.report = batches, dev, report
+        self.batches, self.dev, self.report, self.best_folder = batches, dev, report, best_folder
         durations_s = [utterance.duration_s for utterance in dev.utterances]
         order = sorted(range(len(durations_s)), key=durations_s.__getitem__)
         self.dev_batches = batches_of(order, durations_s, dev_batch_seconds)
-        self.average = Average(objective.model, average_decay)
+        learning = {name for name, p in objective.model.named_parameters() if p.requires_grad}
+        if objective.trainable == "all":
+            learning |= {name for name, _ in objective.model.named_buffers()}
+        self.average = Average(objective.model, average_decay, learning.__contains__)
         self.muon = muon
         self.metrics: dict[str, float] | None = None
         self._logged = (0.0, time.monotonic())
@@ -193,20 +111,12 @@ class CTCTrainer(Trainer):
                 print(json.dumps({"step": self.state.global_step, **logs}), file=lines)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Scores the averaged weights on dev; keeps them in best/ when their word error rate is the lowest so far."""
-        started = time.monotonic()
+        """Scores the averaged weights on dev; keeps them when their word error rate is the lowest so far."""
         with self.average.applied(self.objective.model):
-            loss, pairs = self._transcribe_dev()
-            references, hypotheses = [p[0] for p in pairs], [p[1] for p in pairs]
-            metrics = {
-                "eval_loss": loss,
-                "eval_wer": round(100 * jiwer.wer(references, hypotheses), 3),
-                "eval_cer": round(100 * jiwer.cer(references, hypotheses), 3),
-                "eval_s": round(time.monotonic() - started, 1),
-            }
+            metrics, pairs = self.score()
             best = self.state.best_metric
             if best is None or metrics["eval_wer"] < best:
-                self.save_folder("best", metrics)
+                self.save_folder(self.best_folder, metrics)
         if self.args.should_save:
             for reference, hypothesis in pairs[:: max(1, len(pairs) // 3)][:4]:
                 tqdm.write(f"  said  {reference}\n  heard {hypothesis}")
@@ -215,6 +125,27 @@ class CTCTrainer(Trainer):
         self._logged = self.hours_heard(self.state.global_step), time.monotonic()
         self.metrics = metrics
         return metrics
+
+    def score(self) -> tuple[dict[str, float], list[tuple[str, str]]]:
+        """Returns the error rates (%) of the weights as they stand on dev, and (reference, hypothesis) of each clip."""
+        started = time.monotonic()
+        loss, pairs = self._transcribe_dev()
+        references, hypotheses = [p[0] for p in pairs], [p[1] for p in pairs]
+        metrics = {
+            "eval_loss": loss,
+            "eval_wer": round(100 * jiwer.wer(references, hypotheses), 3),
+            "eval_cer": round(100 * jiwer.cer(references, hypotheses), 3),
+            "eval_s": round(time.monotonic() - started, 1),
+        }
+        return self._agreed(metrics), pairs
+
+    def _agreed(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Returns the first process's metrics in every process, so that all take the same decisions."""
+        if self.args.world_size == 1:
+            return metrics
+        values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=self.args.device)
+        torch.distributed.broadcast(values, src=0)
+        return dict(zip(metrics, values.tolist(), strict=True))
 
     @torch.no_grad()
     def _transcribe_dev(self) -> tuple[float, list[tuple[str, str]]]:
@@ -225,7 +156,8 @@ class CTCTrainer(Trainer):
         for indices in tqdm(self.dev_batches, "dev", leave=False, disable=not self.args.should_save):
             batch = self.data_collator([self.dev[0, index] for index in indices], whole=True)
             inputs = self._prepare_inputs(batch)
-            with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            half = torch.float16 if self.args.fp16 else torch.bfloat16
+            with torch.autocast(self.args.device.type, half, enabled=self.args.fp16 or self.args.bf16):
                 logits, frames = self.objective.model(inputs["waves"], inputs["lengths"])
             targets, lengths = inputs["targets"], inputs["target_lengths"]
             loss = ctc_loss(logits, frames, targets, lengths, self.objective.blank)
@@ -248,8 +180,12 @@ class CTCTrainer(Trainer):
             "hours_heard": round(self.hours_heard(step), 3),
             "dev": metrics,
         }
-        folder = Path(self.args.output_dir) / name
-        checkpoint.save(self.objective.model, self.vocabulary, folder, report, dtype=torch.float32)
+        folder, staging = (Path(self.args.output_dir) / n for n in (name, f".writing-{name}"))
+        checkpoint.save(self.objective.model, self.vocabulary, staging, report, dtype=torch.float32)
+        folder.mkdir(exist_ok=True)
+        for file in staging.iterdir():  # a run that is killed leaves whole files, the old or the new ones
+            file.replace(folder / file.name)
+        staging.rmdir()
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clips; a gradient that is not finite becomes zero, so that one bad batch cannot end a run of hours.
@@ -257,7 +193,9 @@ class CTCTrainer(Trainer):
         The optimiser still takes that step, on its momentum and weight decay alone.
         """
         norm: Tensor = super()._clip_grad_norm(model)
-        if not torch.isfinite(norm):
+        if (
+            not torch.isfinite(norm) and not self.args.fp16
+        ):  # float16's scaler looks for steps to leave out itself
             tqdm.write(
                 f"step {self.state.global_step + 1}: gradient norm is {float(norm)}, gradients set to 0"
             )
@@ -267,11 +205,22 @@ class CTCTrainer(Trainer):
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Writes weights and average as safetensors (the Trainer's own also pickles its arguments)."""
+        """Writes weights and average as safetensors (the Trainer's own also pickles its arguments).
+
+        Every process comes here. Only one may write: batch norm's statistics are each process's own until the next
+        step begins, and two writers of one file can spoil it.
+        """
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state_dict or self.model.state_dict(), folder / WEIGHTS, metadata={"format": "pt"})
         save_file(self.average.tensors, folder / AVERAGE, metadata={"format": "pt"})
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As in the Trainer; whose state file, written next, then says that all processes are done."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -290,9 +239,3 @@ class _AfterStep(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.average.update(self.trainer.objective.model, state.global_step)
-
-
-def newest_checkpoint(output_dir: Path) -> Path | None:
-    """Returns the newest checkpoint that was written to its end, or None. The state file is written last."""
-    complete = [state.parent for state in output_dir.glob(f"checkpoint-*/{STATE}")]
-    return max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)

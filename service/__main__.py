@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -24,25 +25,32 @@ log = logging.getLogger("service")
 class DrainingServer(uvicorn.Server):
     """On SIGTERM answers 503 to new requests for a while, so that whoever routes to it notices; then stops.
 
-    A second signal, or Ctrl-C, skips the while; accepted requests still finish.
+    A second signal, or Ctrl-C, skips the while; accepted requests still finish. Live streams are told at once to say
+    what they have heard; only when they have, or after `drain_timeout_s`, is the port closed, as that cuts them off.
     """
 
     def __init__(self, config: uvicorn.Config, service: Transcription) -> None:
         super().__init__(config)
         self._service = service
-        self._stop_at: float | None = None
+        self._stop_at = math.inf
+        self._cut_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if sig == signal.SIGTERM and not self._service.draining:
-            self._service.draining = True
-            self._stop_at = time.monotonic() + self._service.settings.drain_delay_s
-        elif self.should_exit:
+        now, settings = time.monotonic(), self._service.settings
+        if self.should_exit:
             self.force_exit = True
+        elif self._stop_at <= now:
+            self.should_exit = True  # streams or not
         else:
-            self._service.draining = self.should_exit = True
+            wait_s = settings.drain_delay_s if sig == signal.SIGTERM and not self._service.draining else 0.0
+            self._stop_at, self._cut_at = now + wait_s, now + wait_s + settings.drain_timeout_s
+            self._service.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        if self._stop_at and time.monotonic() >= self._stop_at:
+        if self._service.draining:
+            self._service.streams.drain()
+        now = time.monotonic()
+        if now >= self._cut_at or (now >= self._stop_at and not self._service.streams.connected):
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -63,12 +71,13 @@ def main(argv: list[str]) -> int:
     if settings.spool_dir:
         tempfile.tempdir = str(settings.spool_dir)  # the form parser's files too
     app = create_app(settings)
-    server = DrainingServer(_config(app, settings), app.state.service)
+    server = DrainingServer(server_config(app, settings), app.state.service)
     server.run()
     return 0 if server.started else 3
 
 
-def _config(app: object, settings: Settings) -> uvicorn.Config:
+def server_config(app: object, settings: Settings) -> uvicorn.Config:
+    """How uvicorn is to serve the app; its own WebSocket settings are for browsers that chat."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         host=settings.host,
@@ -76,6 +85,12 @@ def _config(app: object, settings: Settings) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=settings.drain_timeout_s,
+        # Above the limit, so that a message that is not much too large is told so.
+        ws_max_size=4 * settings.max_message_bytes,
+        ws_per_message_deflate=False,
+        # Of a client that sends faster than it is read, the answer to a ping lies behind its audio: stream_idle_s tells
+        # who has gone.
+        ws_ping_interval=None,
     )
 
 
@@ -87,7 +102,7 @@ def _reasons(error: ValidationError) -> list[str]:
 
 
 def spelled(argv: list[str]) -> list[str]:
-    """Accept --max_audio_s for --max-audio-s, and `--models a=b c=d` for `--models a=b --models c=d`."""
+    """Accept --max_audio_s for --max-audio-s, and `--models a=b c=d` for `--models a=b --models c=d`; profiles too."""
     words: list[str] = []
     option = ""
     for word in argv:
@@ -95,7 +110,7 @@ def spelled(argv: list[str]) -> list[str]:
             name, equals, value = word.partition("=")
             option = name.replace("_", "-")
             word = option + equals + value
-        elif option == "--models" and words[-1] != option:
+        elif option in ("--models", "--stream-profiles") and words[-1] != option:
             words.append(option)
         words.append(word)
     return words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -14,14 +14,17 @@ import torch
 from fastapi import FastAPI
 
 import asr
-from service import middleware, spool
+from service import memory, middleware, slots, spool, stream_routes
 from service.batcher import Batcher, Limits
 from service.decoding import DecodePool
 from service.engine import Engine, Model
 from service.metrics import Metrics
 from service.routes import router
+from service.scheduler import Lane, Scheduler, StepLimits
 from service.schemas import ModelCard
+from service.segments import Rules
 from service.settings import Settings
+from service.streams import Streams
 from service.transcription import Transcription
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ def create_app(settings: Settings, loaders: Loaders | None = None) -> FastAPI:
     app.state.cards = {}
     app.state.service = _wire(settings, loaders or _loaders(settings, app))
     app.include_router(router)
+    app.include_router(stream_routes.router)
     middleware.install(app)
     return app
 
@@ -66,27 +70,74 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _wire(settings: Settings, loaders: Loaders) -> Transcription:
-    limits = Limits(settings.max_batch_frames, settings.max_batch_items, settings.max_queue_audio_s)
-    batcher = Batcher(loaders, limits)
     metrics = Metrics(
         {"version": _version(), "python": platform.python_version(), "torch": torch.__version__}
     )
-    engine = Engine(loaders, batcher, metrics, heartbeat_limit_s=settings.heartbeat_limit_s)
-    metrics.watch(
+    scheduler = Scheduler(_batcher(settings, loaders), _step_limits(settings))
+    engine = Engine(
         loaders,
+        scheduler,
+        metrics,
+        heartbeat_limit_s=settings.heartbeat_limit_s,
+        allocate=partial(_allocate, settings),
+    )
+    decoder = DecodePool(
+        settings.decode_workers,
+        timeout_s=settings.decode_timeout_s,
+        memory_bytes=settings.decode_memory_bytes,
+    )
+    rules = Rules(settings.endpoint_silence_s, settings.endpoint_empty_s, settings.endpoint_longest_s)
+    streams = Streams(
+        settings.profiles, engine.slots, scheduler.steps, rules=rules, buffer_s=settings.stream_buffer_s
+    )
+    _watch(settings, loaders, metrics, engine, scheduler.batcher)
+    return Transcription(settings, scheduler.batcher, engine, decoder, metrics, streams)
+
+
+def _batcher(settings: Settings, models: Iterable[str]) -> Batcher:
+    limits = Limits(
+        settings.max_batch_frames,
+        settings.max_batch_items,
+        settings.max_queue_audio_s,
+        max_live_batch_frames=settings.max_live_batch_frames,
+    )
+    return Batcher(models, limits)
+
+
+def _step_limits(settings: Settings) -> StepLimits:
+    return StepLimits(
+        settings.max_step_streams, wait_s=settings.stream_wait_ms / 1000, clip_share=settings.clip_share
+    )
+
+
+def _allocate(settings: Settings, models: Mapping[str, Model]) -> Mapping[Lane, slots.Slots]:
+    """The caches of live streams (on the engine's thread, when the models are loaded)."""
+    budget_bytes = settings.stream_budget_bytes(partial(memory.free_bytes, _device(settings)))
+    if not budget_bytes:
+        return {}
+    return slots.allocate(models, settings.profiles, budget_bytes, settings.cache_dtype)
+
+
+def _watch(
+    settings: Settings, models: Collection[str], metrics: Metrics, engine: Engine, batcher: Batcher
+) -> None:
+    """Gauges that read the parts when they are asked for."""
+    metrics.watch(
+        models,
         {
             "requests_waiting": batcher.waiting,
             "requests_running": batcher.running,
             "queue_audio_seconds": batcher.queued_audio_s,
         },
     )
+
+    def of_slots(name: str) -> Callable[[Lane], float]:
+        return lambda lane: getattr(engine.slots[lane], name) if lane in engine.slots else 0
+
+    lanes = [(model, profile.name) for model in models for profile in settings.profiles]
+    gauges = {"streams_active": "active", "stream_slots": "total", "stream_cache_bytes": "cache_bytes"}
+    metrics.watch_streams(lanes, {gauge: of_slots(name) for gauge, name in gauges.items()})
     metrics.watch_process({"engine_heartbeat_age_seconds": engine.heartbeat_age_s, **_gpu_gauges(settings)})
-    decoder = DecodePool(
-        settings.decode_workers,
-        timeout_s=settings.decode_timeout_s,
-        memory_bytes=settings.decode_memory_bytes,
-    )
-    return Transcription(settings, batcher, engine, decoder, metrics)
 
 
 def _loaders(settings: Settings, app: FastAPI) -> Loaders:
@@ -118,8 +169,12 @@ def _card(name: str, transcriber: asr.Transcriber) -> ModelCard:
     )
 
 
+def _device(settings: Settings) -> str:
+    return settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _gpu_gauges(settings: Settings) -> dict[str, Callable[[], float]]:
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device(settings)
     if not device.startswith("cuda"):
         return {}
     return {

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from service.errors import DeadlineExceeded, Overloaded, Unavailable
@@ -26,12 +26,16 @@ from service.errors import DeadlineExceeded, Overloaded, Unavailable
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds the queue and a batch; `window` is how many of the oldest requests a batch is chosen from."""
+    """What bounds the queue and a batch; `window` is how many of the oldest requests a batch is chosen from.
+
+    While there are live streams a batch is bounded by `max_live_batch_frames`, so that they need not wait long for it.
+    """
 
     max_batch_frames: int = 6_000
     max_batch_items: int = 32
     max_queue_audio_s: float = 3600.0
     window: int = 64
+    max_live_batch_frames: int = 1_500
 
 
 @dataclass(eq=False)
@@ -85,7 +89,7 @@ class Batcher:
     def __init__(self, models: Iterable[str], limits: Limits) -> None:
         self.limits = limits
         self._lanes = {model: _Lane() for model in models}
-        self._changed = threading.Condition(threading.RLock())
+        self.changed = threading.Condition(threading.RLock())  # told of everything new; the scheduler's, too
         self._closed = False
         self._audio_s_per_s = 10.0  # a guess, replaced by what the engine achieves
 
@@ -96,18 +100,18 @@ class Batcher:
             Overloaded: the bound on waiting audio is reached.
             Unavailable: closed for shutdown.
         """
-        with self._changed:
+        with self.changed:
             self.check_open()
             lane = self._lanes[job.model]
             if not lane.jobs and not lane.running:
                 lane.used_s = max(lane.used_s, self._virtual_now())
             lane.jobs.append(job)
-            self._changed.notify()
+            self.changed.notify()
         job.future.add_done_callback(lambda _: self._forget(job))
 
     def check_open(self) -> None:
         """Raise what `submit` would: to refuse early, before an upload is read."""
-        with self._changed:
+        with self.changed:
             waiting_s = self.queued_audio_s()
             if self._closed:
                 raise Unavailable("the server is shutting down", code="draining")
@@ -118,19 +122,23 @@ class Batcher:
                     retry_after_s=min(60.0, waiting_s / self._audio_s_per_s),
                 )
 
-    def take(self, wait_s: float) -> Batch | None:
+    def take(self, wait_s: float, *, beside_streams: bool = False) -> Batch | None:
         """Return the next batch, marked as running; None when nothing came within `wait_s`, or closed and empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._busy(), wait_s)
+        limits = self.limits
+        if beside_streams:
+            frames = min(limits.max_batch_frames, limits.max_live_batch_frames)
+            limits = replace(limits, max_batch_frames=frames)
+        with self.changed:
+            self.changed.wait_for(lambda: self._closed or self.busy, wait_s)
             expired = self._drop_expired()
-            batch = self._form()
+            batch = self._form(limits)
         for job in expired:
             _fail(job, DeadlineExceeded("the deadline passed before the request's turn came"))
         return batch
 
     def finish(self, batch: Batch, device_s: float) -> None:
         """Account for a batch that ran for `device_s`."""
-        with self._changed:
+        with self.changed:
             lane = self._lanes[batch.model]
             lane.running -= len(batch.jobs)
             lane.used_s += device_s
@@ -139,22 +147,27 @@ class Batcher:
 
     def close(self) -> None:
         """Refuse new jobs; those queued can still be taken."""
-        with self._changed:
+        with self.changed:
             self._closed = True
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def fail_all(self, error: Exception) -> None:
         """Give up: refuse new jobs and answer every queued one with `error`."""
         self.close()
-        with self._changed:
+        with self.changed:
             jobs = [job for lane in self._lanes.values() for job in lane.jobs]
         for job in jobs:
             _fail(job, error)
 
     @property
+    def busy(self) -> bool:
+        """Whether a clip waits."""
+        return any(lane.jobs for lane in self._lanes.values())
+
+    @property
     def drained(self) -> bool:
-        with self._changed:
-            return self._closed and not self._busy()
+        with self.changed:
+            return self._closed and not self.busy
 
     def waiting(self, model: str) -> int:
         return len(self._lanes[model].jobs)
@@ -163,12 +176,9 @@ class Batcher:
         return self._lanes[model].running
 
     def queued_audio_s(self, model: str | None = None) -> float:
-        with self._changed:
+        with self.changed:
             lanes = self._lanes.values() if model is None else [self._lanes[model]]
             return sum(job.audio_s for lane in lanes for job in lane.jobs)
-
-    def _busy(self) -> bool:
-        return any(lane.jobs for lane in self._lanes.values())
 
     def _virtual_now(self) -> float:
         """Virtual time of a lane that wakes up: that of the least served busy one, so idling earns no credit."""
@@ -176,7 +186,7 @@ class Batcher:
         return min(busy) if busy else max(lane.used_s for lane in self._lanes.values())
 
     def _forget(self, job: Job) -> None:
-        with self._changed:
+        with self.changed:
             jobs = self._lanes[job.model].jobs
             if job in jobs:
                 jobs.remove(job)
@@ -189,13 +199,13 @@ class Batcher:
             lane.jobs = [job for job in lane.jobs if job.deadline > now]
         return expired
 
-    def _form(self) -> Batch | None:
-        while self._busy():
+    def _form(self, limits: Limits) -> Batch | None:
+        while self.busy:
             model, lane = min(
                 ((model, lane) for model, lane in self._lanes.items() if lane.jobs),
                 key=lambda item: item[1].used_s,
             )
-            chosen = choose(lane.jobs[: self.limits.window], self.limits)
+            chosen = choose(lane.jobs[: limits.window], limits)
             lane.jobs = [job for job in lane.jobs if job not in chosen]
             live = [job for job in chosen if job.future.set_running_or_notify_cancel()]
             if live:

@@ -1,4 +1,4 @@
-"""The one thread that owns the device: it loads the models, warms them up and runs every batch.
+"""The one thread that owns the device: it loads the models, warms them up, and runs every batch and every step.
 
 Whatever happens to a batch, each of its requests gets an answer: its transcript, or the error. A batch that fails is
 run again clip by clip, so that one bad clip, or too little memory for all at once, does not fail its neighbours. Where
@@ -17,9 +17,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from service.batcher import Batch, Batcher, Job
-from service.errors import ApiError, Unavailable
+from service import stepper
+from service.batcher import Batch, Job
+from service.errors import ApiError, BadRequest, NotFound, Unavailable
 from service.metrics import Metrics
+from service.scheduler import Lane, Piece, Scheduler, Step
+from service.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ class FrameCount(Protocol):
     def frames(self, samples: int) -> int: ...
 
 
-class Model(Protocol):
+class Model(stepper.StreamModel, Protocol):
     """What the engine runs: `asr.Transcriber`, or a test's stand-in."""
 
     @property
@@ -65,6 +68,9 @@ class _Failure(Enum):
     OTHER = "other"
 
 
+Allocate = Callable[[Mapping[str, Model]], Mapping[Lane, Slots]]
+
+
 class Engine:
     """Owner of the device thread.
 
@@ -74,16 +80,20 @@ class Engine:
     def __init__(
         self,
         loaders: Mapping[str, Callable[[], Model]],
-        batcher: Batcher,
+        scheduler: Scheduler,
         metrics: Metrics,
         *,
         heartbeat_limit_s: float = 120.0,
+        allocate: Allocate = lambda models: {},
     ) -> None:
+        """`allocate` makes the room for live streams, once the models are loaded."""
         self.states = {name: ModelState() for name in loaders}
         self.models: dict[str, Model] = {}
+        self.slots: dict[Lane, Slots] = {}
         self._loaders = loaders
-        self._batcher = batcher
+        self._scheduler = scheduler
         self._metrics = metrics
+        self._allocate = allocate
         self._heartbeat_limit_s = heartbeat_limit_s
         self._broken = False
         self._beat()
@@ -95,7 +105,7 @@ class Engine:
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Run what is queued, then end the thread; whether it ended within `timeout_s`. Blocks."""
-        self._batcher.close()
+        self._scheduler.batcher.close()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -116,6 +126,22 @@ class Engine:
         fresh = time.monotonic() - beat <= self._heartbeat_limit_s + audio_s
         return self._thread.is_alive() and (fresh or not self._loaded.is_set())
 
+    def check(self, model: str) -> None:
+        """Raise what stands in the way of a request for `model`, a name from outside."""
+        names = ", ".join(self.states)
+        if not model:
+            raise BadRequest(
+                f"the option 'model' is missing; choices: {names}", code="missing_option", param="model"
+            )
+        if model not in self.states:
+            raise NotFound(
+                f"no model {model[:100]!r}; choices: {names}", code="model_not_found", param="model"
+            )
+        if self.states[model].status != "ready":
+            raise Unavailable(
+                f"model {model!r} does not serve; /health/ready says why", code="model_not_ready"
+            )
+
     def heartbeat_age_s(self) -> float:
         return time.monotonic() - self._pulse[0]
 
@@ -127,18 +153,22 @@ class Engine:
         try:
             for name, load in self._loaders.items():
                 self._load(name, load)
+            self._make_slots()
             self._beat()
             self._loaded.set()
-            while not (self._broken or self._batcher.drained):
+            while not (self._broken or self._scheduler.drained):
                 self._beat()
-                if batch := self._batcher.take(IDLE_S):
-                    self._run_batch(batch)
+                work = self._scheduler.take(IDLE_S)
+                if isinstance(work, Step):
+                    self._run_step(work)
+                elif work:
+                    self._run_batch(work)
         except BaseException:
             log.critical("the engine thread ended", exc_info=True)
             raise
         finally:
             self._loaded.set()
-            self._batcher.fail_all(Unavailable("the engine has stopped", code="engine_stopped"))
+            self._scheduler.fail_all(Unavailable("the engine has stopped", code="engine_stopped"))
 
     def _load(self, name: str, load: Callable[[], Model]) -> None:
         started = time.monotonic()
@@ -153,6 +183,34 @@ class Engine:
         self.states[name] = ModelState("ready")
         log.info("model %r is ready after %.1f s", name, time.monotonic() - started)
 
+    def _make_slots(self) -> None:
+        """Room for live streams; without it the server does without them."""
+        try:
+            slots = self._allocate(self.models)
+            for (model, _), lane in slots.items():
+                self._beat()
+                stepper.warm_up(self.models[model], lane)
+        except Exception:
+            log.exception("there will be no live streams")
+            return
+        self.slots.update(slots)
+
+    def _run_step(self, step: Step) -> None:
+        started = time.monotonic()
+        model, _ = step.lane
+        try:
+            self._beat(step.audio_s)
+            error = stepper.run(self.models[model], self.slots[step.lane], step, self._metrics)
+            if error and _is_memory(error):
+                self._metrics.out_of_memory.labels(model).inc()
+                self._scheduler.steps.max_streams = max(1, len(step.pieces) // 2)
+            elif error:
+                self._prove(model)
+        finally:
+            for piece in step.pieces:
+                _fail(piece, Unavailable("the engine has stopped", code="engine_stopped"))
+            self._scheduler.finish(step, time.monotonic() - started)
+
     def _run_batch(self, batch: Batch) -> None:
         started = time.monotonic()
         try:
@@ -162,7 +220,7 @@ class Engine:
             # Jobs without an answer here mean that the thread is about to end; they must not hang.
             for job in batch.jobs:
                 _fail(job, Unavailable("the engine has stopped", code="engine_stopped"))
-            self._batcher.finish(batch, time.monotonic() - started)
+            self._scheduler.finish(batch, time.monotonic() - started)
 
     def _answer(self, batch: Batch, started: float) -> None:
         transcripts = self._try(batch)
@@ -185,7 +243,7 @@ class Engine:
             return transcripts
         except Exception as error:
             log.exception("a batch of %d clips failed on %r", len(batch.jobs), batch.model)
-            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            if _is_memory(error):
                 self._metrics.out_of_memory.labels(batch.model).inc()
                 return _Failure.MEMORY
             return _Failure.OTHER
@@ -228,6 +286,10 @@ def _warm_up(model: Model) -> None:
     model.transcribe([wave, np.zeros(0, np.float32)])
 
 
-def _fail(job: Job, error: Exception) -> None:
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _fail(job: Job | Piece, error: Exception) -> None:
     if not job.future.done():
         job.future.set_exception(error)

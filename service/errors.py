@@ -10,12 +10,16 @@ import math
 
 
 class ApiError(Exception):
-    """A failure with a place in the API; `outcome` is its label in the metrics."""
+    """A failure with a place in the API; `outcome` is its label in the metrics.
+
+    `retryable` is told to live streams: whether the same may work another time.
+    """
 
     status = 500
     type = "server_error"
     code = "internal_error"
     outcome = "error"
+    retryable = True
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -33,6 +37,7 @@ class BadRequest(ApiError):
     type = "invalid_request_error"
     code = "bad_request"
     outcome = "client_error"
+    retryable = False
 
 
 class NotFound(BadRequest):
@@ -52,6 +57,14 @@ class SlowUpload(BadRequest):
 class TooLarge(BadRequest):
     status = 413
     code = "too_large"
+
+
+class StreamOver(BadRequest):
+    """A live stream that has to end, though nothing is wrong with it: it was silent, or lasted, too long."""
+
+    status = 408
+    code = "idle_timeout"
+    retryable = True
 
 
 class RetryLater(ApiError):

@@ -18,6 +18,9 @@ GAUGES = {
     "requests_waiting": "Requests waiting for the device",
     "requests_running": "Requests on the device",
     "queue_audio_seconds": "Audio waiting for the device",
+    "streams_active": "Live streams",
+    "stream_slots": "Live streams that there is room for",
+    "stream_cache_bytes": "Memory for the caches of all these",
     "engine_heartbeat_age_seconds": "Since the engine's last sign of life",
     "gpu_memory_allocated_bytes": "Device memory of live tensors, of the whole process",
     "gpu_memory_reserved_bytes": "Device memory held by the allocator, of the whole process",
@@ -55,6 +58,7 @@ class Metrics:
         self._counters(registry)
         self._durations(registry)
         self._batches(registry)
+        self._streams(registry)
 
     def _counters(self, registry: CollectorRegistry) -> None:
         request = ["model", "route", "outcome"]
@@ -88,6 +92,23 @@ class Metrics:
         self.batch_audio = histogram("audio_seconds", "Audio in a batch", AUDIO_SECONDS)
         self.batch_padding = histogram("padding_ratio", "Padding's share of a batch's frames", RATIOS)
 
+    def _streams(self, registry: CollectorRegistry) -> None:
+        lane = ["model", "profile"]
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"asr_stream_{name}_seconds", text, lane, registry=registry, buckets=SECONDS)
+
+        self.streams_closed = Counter(
+            "asr_stream_closed", "Streams that ended, and why", ["model", "reason"], registry=registry
+        )
+        self.late_steps = Counter(
+            "asr_stream_late_steps", "Chunks heard later than they last", lane, registry=registry
+        )
+        # Audio that came faster than it was spoken counts as come when it would have been.
+        self.partial_latency = histogram("partial_latency", "From a chunk's audio to its partial")
+        self.final_latency = histogram("final_latency", "From a chunk's audio, or the end, to its final")
+        self.step_duration = histogram("step_duration", "One step on the device")
+
     def watch(self, models: Iterable[str], gauges: Mapping[str, Callable[[str], float]]) -> None:
         """Make the models' gauges, which read the live state when asked, and start their counters at 0.
 
@@ -100,6 +121,17 @@ class Metrics:
             gauge = Gauge(f"asr_{name}", GAUGES[name], ["model"], registry=self.registry)
             for model in models:
                 gauge.labels(model).set_function(partial(read, model))
+
+    def watch_streams(
+        self, lanes: Iterable[tuple[str, str]], gauges: Mapping[str, Callable[[tuple[str, str]], float]]
+    ) -> None:
+        """The same for gauges of a model and a profile."""
+        for lane in lanes:
+            self.late_steps.labels(*lane)
+        for name, read in gauges.items():
+            gauge = Gauge(f"asr_{name}", GAUGES[name], ["model", "profile"], registry=self.registry)
+            for lane in lanes:
+                gauge.labels(*lane).set_function(partial(read, lane))
 
     def watch_process(self, gauges: Mapping[str, Callable[[], float]]) -> None:
         """The same for gauges of the whole process."""
@@ -122,6 +154,19 @@ class Metrics:
         self.batch_size.labels(model).observe(size)
         self.batch_audio.labels(model).observe(audio_s)
         self.batch_padding.labels(model).observe(padding / max(1, padded_frames))
+
+    def step_done(self, lane: tuple[str, str], *, audio_s: float, late: int, duration_s: float) -> None:
+        """Count a step that gave its streams their scores."""
+        self.step_duration.labels(*lane).observe(duration_s)
+        self.audio_seconds.labels(lane[0]).inc(audio_s)
+        self.late_steps.labels(*lane).inc(late)
+
+    def stream_said(self, lane: tuple[str, str], *, final: bool, latency_s: float) -> None:
+        """Count a final, or a partial, that was sent."""
+        (self.final_latency if final else self.partial_latency).labels(*lane).observe(latency_s)
+
+    def stream_closed(self, model: str, reason: str) -> None:
+        self.streams_closed.labels(model, reason).inc()
 
     @contextmanager
     def request(self, route: str) -> Iterator[RequestRecord]:

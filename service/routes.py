@@ -17,6 +17,7 @@ from service.schemas import (
     ModelCard,
     ModelHealth,
     ModelList,
+    ProfileCard,
     TranscribeOptions,
 )
 from service.schemas import (
@@ -65,8 +66,10 @@ async def transcribe(request: Request) -> Response:
 async def models(request: Request) -> ModelList:
     """The configured models."""
     states = _service(request).engine.states
+    profiles = _profiles(_service(request))
     cards = [
-        _card(request, name).model_copy(update={"status": state.status}) for name, state in states.items()
+        _card(request, name).model_copy(update={"status": state.status, "profiles": profiles.get(name)})
+        for name, state in states.items()
     ]
     return ModelList(data=cards)
 
@@ -110,6 +113,21 @@ def _service(request: Request) -> Transcription:
 def _card(request: Request, name: str) -> ModelCard:
     cards: dict[str, ModelCard] = request.app.state.cards
     return cards.get(name, ModelCard(id=name))
+
+
+def _profiles(service: Transcription) -> dict[str, list[ProfileCard]]:
+    """By model, how streams of it can be had."""
+    cards: dict[str, list[ProfileCard]] = {}
+    for (model, _), slots in service.engine.slots.items():
+        card = ProfileCard(
+            name=slots.profile.name,
+            chunk_ms=slots.profile.chunk_ms,
+            left_context_s=slots.profile.left_context_s,
+            cache_bytes_per_stream=slots.bytes_per_stream,
+            slots=slots.total,
+        )
+        cards.setdefault(model, []).append(card)
+    return cards
 
 
 def _health(service: Transcription) -> Health:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,6 +70,49 @@ class Transcription(BaseModel):
     timing: Timing
 
 
+class ClientMessage(BaseModel):
+    """What a client of /stream sends as text; audio comes in binary messages."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Start(ClientMessage):
+    """The first message: what the audio is, and what is wanted."""
+
+    type: Literal["start"]
+    sample_rate: int = Field(16_000, ge=8_000, le=48_000, description="Hz")
+    encoding: Literal["pcm_s16le", "pcm_f32le"] = Field("pcm_s16le", description="mono samples")
+    profile: str | None = Field(None, description="latency and context; /v1/models lists them")
+    words: bool = Field(False, description="whether finals come with their words' times")
+
+
+class Flush(ClientMessage):
+    """Asks for all that was said so far, now; answered by `flushed` with the same id."""
+
+    type: Literal["flush"]
+    id: Annotated[str, Field(max_length=128)] | Annotated[int, Field(ge=-(2**53), le=2**53)] | None = None
+
+
+class Keepalive(ClientMessage):
+    """Keeps a silent stream open."""
+
+    type: Literal["keepalive"]
+
+
+class End(ClientMessage):
+    """No more audio: the rest is said, then `done`."""
+
+    type: Literal["end"]
+
+
+CLIENT_MESSAGES: dict[str, type[ClientMessage]] = {
+    "start": Start,
+    "flush": Flush,
+    "keepalive": Keepalive,
+    "end": End,
+}
+
+
 class Error(BaseModel):
     type: str
     code: str
@@ -81,6 +124,16 @@ class ErrorAnswer(BaseModel):
     """Every error looks like this."""
 
     error: Error
+
+
+class ProfileCard(BaseModel):
+    """How streams of a model can be had: the length of a chunk, what it sees before it, and what a stream takes."""
+
+    name: str
+    chunk_ms: int
+    left_context_s: float
+    cache_bytes_per_stream: int
+    slots: int
 
 
 class ModelCard(BaseModel):
@@ -98,6 +151,7 @@ class ModelCard(BaseModel):
     device: str | None = None
     dtype: str | None = None
     sha256: str | None = None
+    profiles: list[ProfileCard] | None = None
 
 
 class ModelList(BaseModel):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +14,16 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 2**20
+FRAME_MS = 20  # of all models of this architecture
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much of a live stream is heard at a time, and how much of what came before it is still known."""
+
+    name: str
+    chunk_ms: int
+    left_context_s: float
 
 
 class Settings(BaseSettings):
@@ -63,10 +76,55 @@ class Settings(BaseSettings):
     max_batch_items: int = Field(32, ge=1, description="clips in a batch")
     max_queue_audio_s: float = Field(3600.0, gt=0, description="audio waiting for the device (429 above)")
 
+    stream_memory: str = Field(
+        "512MiB",
+        description="memory for the caches of live streams, taken at the start and shared out equally to every model "
+        "and profile: bytes, such as 2GiB, or a share of what is free on the device then, such as 0.5; 0 for no "
+        "live streams",
+    )
+    stream_profiles: Annotated[dict[str, str], NoDecode] = Field(
+        {"balanced": "640/10", "fast": "320/5", "long": "640/30"},
+        min_length=1,
+        description="name=chunk/context pairs (repeat the option, or part them by commas): milliseconds of audio "
+        "that are heard at a time, and seconds before them that are still known; the first is the default",
+    )
+    cache_dtype: Literal["int8"] | None = Field(
+        None, description="type of the caches; the model's own when not given"
+    )
+    stream_idle_s: float = Field(
+        30.0, gt=0, description="longest pause in what a stream's client sends, or reads"
+    )
+    max_stream_s: float = Field(3600.0, gt=0, description="longest time for a stream")
+    stream_buffer_s: float = Field(
+        10.0, gt=0, description="audio of a stream that may wait; with more the server stops reading it"
+    )
+    max_message_bytes: int = Field(MIB, ge=4096, description="largest message of a stream")
+    max_step_streams: int = Field(256, ge=1, description="streams in one step on the device")
+    stream_wait_ms: float = Field(
+        3.0, ge=0, description="longest time that a chunk waits for other streams' chunks to go with it"
+    )
+    clip_share: float = Field(
+        0.2, gt=0, lt=1, description="share of the device that clips are sure of beside live streams"
+    )
+    max_live_batch_frames: int = Field(
+        1_500,
+        ge=1,
+        description="max_batch_frames while there are live streams, which wait for a batch to end",
+    )
+    endpoint_silence_s: float = Field(
+        1.2, gt=0, description="silence after text that ends a stream's segment"
+    )
+    endpoint_empty_s: float = Field(2.4, gt=0, description="silence that starts an empty segment anew")
+    endpoint_longest_s: float = Field(
+        20.0, gt=0, description="length at which a segment ends at its last space"
+    )
+
     drain_delay_s: float = Field(
         1.0, ge=0, description="after SIGTERM: time to answer 503 to new requests before the port closes"
     )
-    drain_timeout_s: int = Field(30, ge=1, description="after SIGTERM: time for accepted requests to finish")
+    drain_timeout_s: int = Field(
+        30, ge=1, description="after SIGTERM: time for accepted requests, and live streams' last words"
+    )
     heartbeat_limit_s: float = Field(
         120.0,
         gt=0,
@@ -84,7 +142,30 @@ class Settings(BaseSettings):
         """The limit in force. The samples take 4 bytes each, 8 while blocks are joined; twice that is to spare."""
         return self.max_decode_memory_bytes or 1024 * MIB + int(self.max_audio_s * 16_000 * 16)
 
-    @field_validator("models", mode="before")
+    def stream_budget_bytes(self, free_bytes: Callable[[], int]) -> int:
+        """What `stream_memory` comes to; `free_bytes` is asked for what is free where it is a share of that."""
+        amount = _amount(self.stream_memory)
+        return int(amount * free_bytes() if amount < 1 else amount)
+
+    @property
+    def profiles(self) -> list[Profile]:
+        """What `stream_profiles` says."""
+        return [_profile(name, sizes) for name, sizes in self.stream_profiles.items()]
+
+    @field_validator("stream_memory", mode="before")
+    @classmethod
+    def _an_amount(cls, value: Any) -> str:
+        _amount(str(value))
+        return str(value)
+
+    @field_validator("stream_profiles")
+    @classmethod
+    def _sized(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, sizes in value.items():
+            _profile(name, sizes)
+        return value
+
+    @field_validator("models", "stream_profiles", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -104,6 +185,26 @@ class Settings(BaseSettings):
         if value is not None and not (value.is_dir() and os.access(value, os.W_OK)):
             raise ValueError(f"{value} is not a folder that can be written to")
         return value
+
+
+def _amount(text: str) -> float:
+    """Bytes, or below 1 a share."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?)B?|B)?", text.strip(), flags=re.IGNORECASE)
+    if not found:
+        raise ValueError("give bytes, such as 536870912, 512MiB or 2GB, or a share below 1, such as 0.5")
+    number, unit, binary = found.groups()
+    power = "KMGT".index(unit.upper()) + 1 if unit else 0
+    return float(number) * (1024 if binary else 1000) ** power
+
+
+def _profile(name: str, sizes: str) -> Profile:
+    found = re.fullmatch(r"(\d+)/(\d+(?:\.\d+)?)", sizes)
+    if not found or not name or int(found[1]) % FRAME_MS or not FRAME_MS <= int(found[1]) <= 10_000:
+        raise ValueError(
+            f"{name}={sizes} is not name=chunk/context, such as balanced=640/10: a chunk of up to 10000 ms, a "
+            f"multiple of {FRAME_MS}, and seconds of context"
+        )
+    return Profile(name, int(found[1]), float(found[2]))
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -19,10 +19,11 @@ from service import spool, uploads
 from service.batcher import Batcher, Job
 from service.decoding import DecodePool
 from service.engine import Answer, Engine
-from service.errors import BadRequest, ClientGone, DeadlineExceeded, NotFound, Overloaded, Unavailable
+from service.errors import BadRequest, ClientGone, DeadlineExceeded, Overloaded, Unavailable
 from service.metrics import Metrics, RequestRecord
 from service.schemas import TranscribeOptions
 from service.settings import Settings
+from service.streams import Streams
 
 T = TypeVar("T")
 Items = list[tuple[str, str]]
@@ -45,13 +46,14 @@ class Phases:
 
 @dataclass
 class Transcription:
-    """The rooms that a request passes through, wired by `app`."""
+    """The rooms that a request passes through, wired by `app`; live streams have `streams` for theirs."""
 
     settings: Settings
     batcher: Batcher
     engine: Engine
     decoder: DecodePool
     metrics: Metrics
+    streams: Streams
     spool: Path | None = None
     draining: bool = False
     in_work: int = 0
@@ -140,23 +142,8 @@ class Transcription:
             )
         self._name_model(options.model, record)
         if options.model or not in_form:
-            self._check_model(options.model)
+            self.engine.check(options.model)
         return options
-
-    def _check_model(self, name: str) -> None:
-        names = ", ".join(self.engine.states)
-        if not name:
-            raise BadRequest(
-                f"the option 'model' is missing; choices: {names}", code="missing_option", param="model"
-            )
-        if name not in self.engine.states:
-            raise NotFound(
-                f"no model {name[:100]!r}; choices: {names}", code="model_not_found", param="model"
-            )
-        if self.engine.states[name].status != "ready":
-            raise Unavailable(
-                f"model {name!r} does not serve; /health/ready says why", code="model_not_ready"
-            )
 
     async def _work(
         self, folder: Path, options: TranscribeOptions, deadline: float, phases: Phases

@@ -1,9 +1,11 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.ctc import Vocabulary, Word, greedy
+from asr.ctc import StreamDecoder, Vocabulary, Word, greedy
 from tests.conftest import TOKENS
 
 VOCABULARY = Vocabulary(TOKENS)
@@ -89,6 +91,69 @@ def test_greedy_agrees_with_its_definition(path: list[int]) -> None:
     times = [time for word in words for time in (word.start, word.end)]
     assert times == sorted(times)
     assert all(0 <= time <= len(path) * HOP_S + 1e-9 for time in times)
+
+
+def pieces(path: str, cuts: list[int]) -> list[str]:
+    bounds = [0, *sorted(min(cut, len(path)) for cut in cuts), len(path)]
+    return [path[first:last] for first, last in pairwise(bounds)]
+
+
+@given(
+    st.text(alphabet="AB_ <?", max_size=40),
+    st.lists(st.integers(0, 40), max_size=8),
+    st.integers(0, 99),
+)
+def test_in_pieces_it_says_at_any_time_what_greedy_says_of_all_so_far(
+    path: str, cuts: list[int], seed: int
+) -> None:
+    scores = frames(path, np.random.default_rng(seed).uniform(0.1, 0.99, len(path)).tolist())
+    decoder, heard = StreamDecoder(VOCABULARY, HOP_S), 0
+    for piece in pieces(path, cuts):
+        decoder.push(scores[heard : heard + len(piece)])
+        heard += len(piece)
+        text, words = greedy(scores[:heard], VOCABULARY, HOP_S)
+        assert (decoder.text, decoder.frames) == (text, heard)
+        assert decoder.words == words
+        assert decoder.finished == (words if path[:heard].rstrip("_<?").endswith(" ") else words[:-1])
+
+
+@given(st.text(alphabet="AB_ ", max_size=40), st.lists(st.integers(0, 40), max_size=8), st.data())
+def test_words_that_were_cut_off_are_said_once(path: str, cuts: list[int], data: st.DataObject) -> None:
+    """Cutting at spaces changes nothing, and a letter that is held over a cut is not a new one."""
+    decoder, said = StreamDecoder(VOCABULARY, HOP_S), []
+    for piece in pieces(path, cuts):
+        decoder.push(frames(piece))
+        count = data.draw(st.integers(0, len(decoder.finished)))
+        said += decoder.cut(count)
+    assert said + decoder.words == greedy(frames(path), VOCABULARY, HOP_S)[1]
+
+
+def test_a_cut_ends_the_open_word_and_forgets_its_held_letter() -> None:
+    decoder = StreamDecoder(VOCABULARY, HOP_S)
+    decoder.push(frames("_HI"))
+    assert [word.word for word in decoder.cut(1)] == ["HI"]
+    assert (decoder.text, decoder.words, decoder.finished) == ("", [], [])
+    decoder.push(frames("II_T"))
+    assert decoder.text == "T"
+    assert (decoder.words[0].start, decoder.frames) == (0.12, 7)
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    decoder = StreamDecoder(VOCABULARY, HOP_S)
+    decoder.push(frames("A BB"))
+    other = decoder.copy()
+    other.push(frames("B _C D"))
+    assert (decoder.text, other.text) == ("A B", "A B C D")
+    decoder.push(frames("_B"))
+    assert decoder.text == "A BB"
+
+
+def test_pieces_are_checked_as_greedy_checks_them() -> None:
+    decoder = StreamDecoder(VOCABULARY, HOP_S)
+    with pytest.raises(ValueError, match="NaN"):
+        decoder.push(np.full((2, 32), np.nan, np.float32))
+    with pytest.raises(ValueError, match=r"must be \[frames, 32\]"):
+        decoder.push(np.zeros((2, 31), np.float32))
 
 
 @given(st.text(alphabet="ABCXYZabcxyz' ", max_size=40))

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,31 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from asr import checkpoint
 from asr.config import ModelConfig
+from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
+from offline.average import Average
 from offline.gabor import gabor_init
-from offline.train import build, main, parser, resume_point, run
-from offline.trainer import Average, CTCTrainer, Objective, ctc_loss, newest_checkpoint
-
-TINY = {
-    "model_type": "wav2vec2-conformer",
-    "vocab_size": 32,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "conv_depthwise_kernel_size": 7,
-    "conv_dim": [8, 8, 12, 12, 16, 16, 24],
-    "hidden_dropout": 0.1,
-    "num_conv_pos_embeddings": 2,
-    "num_conv_pos_embedding_groups": 1,
-}
+from offline.objective import Objective, ctc_loss
+from offline.resume import newest_checkpoint, resume_point
+from offline.train import TOKENS, build, facts, main, parser, run
+from offline.trainer import CTCTrainer
+from tests.offline.tones import TINY, write_tones
 
 
 @pytest.fixture(autouse=True)
@@ -45,19 +34,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def tones(tmp_path: Path) -> Path:
-    """Four recordings; each letter is 0.12 s of its own tone, each space 0.12 s of silence."""
-    time_s = np.arange(1_920) / 16_000
-    lines = []
-    for number, text in enumerate(["AB", "BA", "CAB", "A CAB"]):
-        hz = [0 if letter == " " else 400 + 500 * (ord(letter) - ord("A")) for letter in text]
-        wave = np.concatenate([0.2 * np.sin(2 * np.pi * f * time_s) for f in hz])
-        soundfile.write(tmp_path / f"{number}.flac", wave, 16_000)
-        lines.append(
-            json.dumps({"audio_filepath": f"{number}.flac", "duration": len(wave) / 16_000, "text": text})
-        )
-    (tmp_path / "tones.jsonl").write_text("\n".join(lines) + "\n")
-    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
-    return tmp_path
+    return write_tones(tmp_path)
 
 
 def command(folder: Path, name: str, steps: int, **options: object) -> list[str]:
@@ -100,7 +77,7 @@ def test_six_steps_equal_three_then_three_more(tones: Path) -> None:
     train(tones, "straight", 6, decay_steps=2)
     args = parser().parse_args([*command(tones, "stopped", 6, decay_steps=2), "--no_bf16"])
     trainer = build(args)
-    assert resume_point(args, trainer.report) is None
+    assert resume_point(args.output_dir, True, facts(trainer.report)) is None
     trainer.add_callback(StopAt(3))
     trainer.train()
     assert newest_checkpoint(tones / "stopped") == tones / "stopped/checkpoint-3"
@@ -118,38 +95,65 @@ def test_six_steps_equal_three_then_three_more(tones: Path) -> None:
     assert not earlier["model.lm_head.weight"].equal(later["model.lm_head.weight"])
 
 
-def test_two_processes_resume_with_the_same_weights(tones: Path) -> None:
-    """Four steps by torchrun learn the same weights as two of them, then two more from the checkpoint."""
+TWO_PROCESSES = """
+import shutil, sys
+from pathlib import Path
+import torch
+from offline import finetune, train
 
-    def two_processes(name: str) -> dict[str, torch.Tensor]:
-        words = command(tones, name, 4, save_steps=2, eval_steps=2)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        run = [*launch, "-m", "offline.train", *words, "--no_bf16"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(run, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return load_file(tones / name / "final/model.safetensors")
+for module in (train, finetune):
+    words = sys.argv[1].split() if module is train else sys.argv[2].split()
+    folder = Path(words[words.index("--output_dir") + 1])
+    assert module.main(words) == 0
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() == 0:
+        shutil.copytree(folder, folder.with_name("straight-" + folder.name))
+        for left in ("checkpoint-4", "final", "log.jsonl", "metadata.json"):
+            whole = folder / left
+            shutil.rmtree(whole) if whole.is_dir() else whole.unlink(missing_ok=True)
+    torch.distributed.barrier()
+    assert module.main(words) == 0
+"""
 
-    straight = two_processes("straight")
-    shutil.copytree(
-        tones / "straight", tones / "stopped", ignore=shutil.ignore_patterns("*-4", "final", "*.jsonl")
+
+def test_two_processes_resume_exactly(tones: Path) -> None:
+    """Four steps by torchrun give the same weights and statistics as two of them, then two more from a checkpoint."""
+    model = ConformerCTC(ModelConfig.from_dict(TINY))
+    checkpoint.save(model, Vocabulary(TOKENS), tones / "mha", dtype=torch.float32)
+    training = [*command(tones, "train", 4, save_steps=2, eval_steps=2), "--no_bf16"]
+    tuning = (
+        f"--base_model {tones}/mha --output_dir {tones}/tune --train_manifest {tones}/tones.jsonl --dev_manifest "
+        f"{tones}/tones.jsonl --max_steps 4 --save_steps 2 --eval_steps 2 --batch_size 1 --trainable all --distill "
+        "--dropout 0.1 --workers 0 --cpu --fp32 --learning_rate 1e-3"
     )
-    stopped = two_processes("stopped")
-    steps = [json.loads(line)["step"] for line in (tones / "stopped/log.jsonl").read_text().splitlines()]
-    assert min(steps) > 2  # it did not begin anew
-    assert straight.keys() == stopped.keys()
-    # Batch norm's running statistics, which each process gathers from its own batches, are not compared: they differ.
-    learnt = [name for name in straight if not name.endswith(("running_mean", "running_var"))]
-    assert len(learnt) > 100 and all(straight[name].equal(stopped[name]) for name in learnt)
-    halfway = load_file(tones / "stopped/checkpoint-2/average.safetensors")
-    assert not halfway["lm_head.weight"].equal(straight["lm_head.weight"])
-    report = json.loads((tones / "stopped/final/report.json").read_text())
-    assert report["processes"] == 2 and report["steps"] == 4
+    (tones / "both.py").write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [*launch, str(tones / "both.py"), " ".join(training), tuning],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("train", "tune"):
+        steps = [json.loads(line)["step"] for line in (tones / name / "log.jsonl").read_text().splitlines()]
+        assert min(steps) > 2  # it did not begin anew
+        for file in ("checkpoint-4/model.safetensors", "final/model.safetensors"):
+            straight, stopped = load_file(tones / f"straight-{name}" / file), load_file(tones / name / file)
+            assert straight.keys() == stopped.keys() and len(straight) > 100
+            assert all(straight[key].equal(stopped[key]) for key in straight)
+        halfway = load_file(tones / name / "checkpoint-2/model.safetensors")
+        later = load_file(tones / name / "checkpoint-4/model.safetensors")
+        statistics = "model.encoder.layers.0.conv_module.batch_norm.running_mean"
+        assert not any(halfway[key].equal(later[key]) for key in ("model.lm_head.weight", statistics))
+        assert json.loads((tones / name / "final/report.json").read_text())["processes"] == 2
 
 
 def test_a_half_written_checkpoint_is_passed_over(tones: Path) -> None:
     train(tones, "run", 3)
     (tones / "run/checkpoint-9").mkdir()
+    (tones / "run/checkpoint-10").mkdir()
+    (tones / "run/checkpoint-10/trainer_state.json").write_text('{"global_st')
     assert newest_checkpoint(tones / "run") == tones / "run/checkpoint-3"
     assert newest_checkpoint(tones / "nowhere") is None
 

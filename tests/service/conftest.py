@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from asr import checkpoint
 from asr.ctc import Vocabulary
+from service.__main__ import server_config
 from service.app import create_app
 from service.settings import Settings
 from service.transcription import Transcription
@@ -61,6 +62,10 @@ class Served:
         self.client = httpx.Client(base_url=url, timeout=WAIT_S)
         self.service: Transcription = app.state.service
 
+    def call(self, function: Callable[[], Any]) -> None:
+        """Run `function` on the server's event loop."""
+        self.service.decoder._loop.call_soon_threadsafe(function)
+
     def post(self, body: bytes = b"", model: str = "mha", **options: Any) -> httpx.Response:
         """Send raw bytes with an audio content type."""
         headers = {"content-type": "audio/wav"}
@@ -81,7 +86,8 @@ def serving(settings: Settings, models: dict[str, Any] | None = None) -> Iterato
     """Run a server on a free port until the block ends; `models` stand in for loaded ones."""
     loaders = {name: (lambda model=model: model) for name, model in models.items()} if models else None
     app = create_app(settings, loaders)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5))
+    quick = settings.model_copy(update={"port": 0, "drain_timeout_s": 5})
+    server = uvicorn.Server(server_config(app, quick))
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
     try:
@@ -118,8 +124,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) ->
 @pytest.fixture(scope="session")
 def server(folders: dict[str, str]) -> Iterator[Served]:
     """A server of both tiny models with small limits, for tests that leave it as it was."""
-    limits: dict[str, Any] = {"max_upload_bytes": 5_000_000, "max_audio_s": 150.0}
+    limits: dict[str, Any] = {"max_upload_bytes": 5_000_000, "max_audio_s": 150.0, "stream_memory": "16MiB"}
     with serving(Settings(models=folders, decode_workers=1, **limits)) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def fake_server() -> Iterator[Served]:
+    """A server of two fakes, with room for four streams of each in every profile: a fake's takes 1000 bytes."""
+    options: dict[str, Any] = {"decode_workers": 1, "stream_memory": "24KB"}
+    with serving(Settings(**options), {"mha": FakeTranscriber(), "mla": FakeTranscriber()}) as served:
         yield served
 
 

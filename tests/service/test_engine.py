@@ -11,6 +11,7 @@ from service.batcher import Batcher, Job, Limits
 from service.engine import Engine, Model
 from service.errors import ApiError, Unavailable
 from service.metrics import Metrics
+from service.scheduler import Scheduler
 from tests.fakes import FakeTranscriber
 
 WAIT_S = 120
@@ -26,7 +27,7 @@ def running(
     limit_s: float = WAIT_S, **loaders: Callable[[], Model]
 ) -> Iterator[tuple[Engine, Batcher, Metrics]]:
     metrics, batcher = Metrics({}), Batcher(loaders, Limits(window=64))
-    engine = Engine(loaders, batcher, metrics, heartbeat_limit_s=limit_s)
+    engine = Engine(loaders, Scheduler(batcher), metrics, heartbeat_limit_s=limit_s)
     engine.start()
     assert engine.wait_loaded(WAIT_S)
     try:

@@ -1,0 +1,92 @@
+"""Time and memory of a conversion at 618M parameters: random weights, which are converted like any others.
+
+A process of its own does the work, with the command line of offline.convert, so its peak is that of nothing else.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+from asr import checkpoint
+from asr.config import ModelConfig
+from asr.encoder import ConformerCTC
+from offline import provenance
+
+PASSED_ON = ("mla_variant", "latent_dim", "cache_reduction", "rank_allocation", "method", "calibration_s")
+
+
+def measure(args: Namespace, config: ModelConfig | None = None) -> None:
+    """Write a model of the reference architecture, convert it, and write what that took to --output_file.
+
+    Raises ValueError when there is no --output_file, or the conversion fails.
+    """
+    if args.output_file is None:
+        raise ValueError("--large needs an --output_file for what it measures")
+    with tempfile.TemporaryDirectory(prefix="convert-large-") as folder:
+        source, target = Path(folder, "mha"), Path(folder, "mla")
+        write_random(config or ModelConfig(), source)
+        words = [
+            sys.executable,
+            "-m",
+            "offline.convert",
+            "--model_name",
+            str(source),
+            "--output_dir",
+            str(target),
+        ]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        started = time.monotonic()
+        done = subprocess.run([*words, *options(args)])
+        seconds = time.monotonic() - started
+        if done.returncode:
+            raise ValueError("the conversion failed; its own words are above")
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        report = json.loads((target / "report.json").read_text())
+    result = {
+        "what": {
+            "model": "random weights in the architecture of asr.ModelConfig()"
+            if config is None
+            else "as given",
+            "git_commit": provenance.git_commit(),
+            "versions": report["versions"],
+            "machine": provenance.machine(),
+        },
+        "how": {
+            "command": provenance.command("offline.convert"),
+            "threads": torch.get_num_threads(),
+            "method": report["method"],
+            "calibration": report["calibration"],
+        },
+        "results": {
+            "seconds_whole_process": round(seconds, 1),
+            "seconds": report["seconds"],
+            "peak_resident_bytes": peak * 1024 if peak > before else None,
+            **{key: report[key] for key in ("parameters", "flops_per_frame", "cache_bytes_per_frame")},
+        },
+    }
+    args.output_file.parent.mkdir(parents=True, exist_ok=True)
+    args.output_file.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{seconds:.0f} s, peak {peak * 1024 / 2**30:.2f} GiB; written: {args.output_file}")
+
+
+def write_random(config: ModelConfig, folder: Path) -> None:
+    """A checkpoint folder of seeded random weights in float32, as the reference model's are."""
+    torch.manual_seed(0)
+    vocabulary = checkpoint.read_vocabulary(checkpoint.resolve("mha"))
+    checkpoint.save(ConformerCTC(config).eval(), vocabulary, folder, dtype=torch.float32)
+
+
+def options(args: Namespace) -> list[str]:
+    """The options of this conversion that the measured one gets, too."""
+    given = {name: getattr(args, name) for name in PASSED_ON if getattr(args, name) is not None}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    if args.calibration_manifest:
+        words += ["--calibration_manifest", ",".join(args.calibration_manifest)]
+    return words + ["--lossless"] * args.lossless

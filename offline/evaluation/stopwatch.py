@@ -1,0 +1,70 @@
+"""Seconds and bytes of a model's work: of a whole call, and of the network's forward inside it."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+import asr
+
+T = TypeVar("T")
+
+
+def timed(model: asr.Transcriber, work: Callable[[], T]) -> tuple[T, float, tuple[int, int]]:
+    """Returns what work returns, its seconds, and the peak (allocated, reserved) bytes of the model's GPU, else 0.
+
+    Work has to wait for the device, as all that returns texts or arrays does.
+    """
+    on_gpu = model.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize(model.device)
+        torch.cuda.reset_peak_memory_stats(model.device)
+    started = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - started
+    if not on_gpu:
+        return result, seconds, (0, 0)
+    peak = torch.cuda.max_memory_allocated(model.device), torch.cuda.max_memory_reserved(model.device)
+    return result, seconds, peak
+
+
+@contextmanager
+def forward_stopwatch(model: asr.Transcriber) -> Iterator[list[float]]:
+    """Collects the seconds of each forward of the network while it is open: first convolution to scores.
+
+    Normalisation, padding and transfer come before, decoding after, in our code as in stock code.
+    """
+    network: Any = model.model
+    front_end = getattr(network, "wav2vec2_conformer", network).feature_extractor
+    laps: list[float] = []
+    started = [0.0]
+
+    def start(*_: Any) -> None:
+        _wait(model)
+        started[0] = time.perf_counter()
+
+    def stop(*_: Any) -> None:
+        _wait(model)
+        laps.append(time.perf_counter() - started[0])
+
+    hooks = [front_end.register_forward_pre_hook(start), network.register_forward_hook(stop)]
+    try:
+        yield laps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def peak_process_bytes() -> int:
+    """Returns the most resident memory that this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _wait(model: asr.Transcriber) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)

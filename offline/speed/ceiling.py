@@ -1,0 +1,113 @@
+"""What a machine can do, and what a model asks of it: the rate of large matrix products, and a forward's operations.
+
+A share of the ceiling is the operations that the clips themselves need (padding is no use to anybody), over the seconds
+of the forward, over the rate of the fastest large matrix product in the same dtype, threads and device.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from asr.config import ModelConfig
+
+# Rows, inner, columns. Which is fastest depends on caches: the feed-forward's shape at 618M, and square ones.
+CPU_SHAPES = ((512, 1024, 4096), (1024, 1024, 1024), (2048, 2048, 2048))
+GPU_SHAPES = ((8192, 8192, 8192), (16384, 1024, 4096))
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matmul_gflops(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """Returns the highest GFLOP/s seen in matrix products.
+
+    The best of `repeats`, not the median: it is to be what the machine can do when nothing else runs.
+    """
+    best = 0.0
+    for rows, inner, columns in GPU_SHAPES if device.type == "cuda" else CPU_SHAPES:
+        left = torch.randn(rows, inner, device=device, dtype=dtype)
+        right = torch.randn(columns, inner, device=device, dtype=dtype)
+        for _ in range(1 + repeats):  # a first one that prepares is never the best
+            best = max(best, 2e-9 * rows * inner * columns / _seconds(left, right))
+    return best
+
+
+class Ceiling:
+    """The highest matrix-product rate seen so far, in float32 and in the models' dtype."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.gflops = dict.fromkeys(dict.fromkeys(("float32", str(dtype).removeprefix("torch."))), 0.0)
+
+    def measure(self) -> None:
+        """Measures once more: a busy machine may have hidden what it can do."""
+        for name, seen in self.gflops.items():
+            self.gflops[name] = round(max(seen, matmul_gflops(self.device, getattr(torch, name))), 1)
+
+
+@torch.inference_mode()
+def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    synchronise(left.device)
+    started = time.perf_counter()
+    F.linear(left, right)
+    synchronise(left.device)
+    return time.perf_counter() - started
+
+
+def forward_flops(config: ModelConfig, samples: Sequence[int], absorbed: Sequence[bool] = ()) -> int:
+    """Floating-point operations of one forward over clips of so many samples, without padding.
+
+    Matrix products and convolutions alone, a multiplication and an addition being two; norms, softmax and activations
+    are left out, as in `torch.utils.flop_counter`. The position table is projected once for the batch, for the longest
+    clip; position scores are made for all 2 T offsets of a query, as here and in `transformers`.
+
+    Args:
+        config: the model's.
+        samples: of each clip, at 16 kHz.
+        absorbed: whether each layer attends on the latents themselves; not needed for mha.
+    """
+    frames = [config.frames(n) for n in samples]
+    width, layers = config.hidden_size, config.num_hidden_layers
+    flops = sum(_front_end(config, n) for n in samples)
+    flops += sum(2 * t * width * (config.conv_dim[-1] + config.vocab_size) for t in frames)
+    for layer in range(layers):
+        attends = bool(absorbed) and absorbed[layer]
+        flops += sum(_layer(config, t) + _attention(config, t, layer, attends) for t in frames)
+    if config.position_embeddings_type == "relative":
+        flops += layers * 2 * (2 * max(frames)) * width**2
+    return flops
+
+
+def _front_end(config: ModelConfig, samples: int) -> int:
+    flops, channels = 0, 1
+    for width, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
+        samples = (samples - kernel) // stride + 1
+        flops += 2 * samples * kernel * channels * width
+        channels = width
+    return flops
+
+
+def _layer(config: ModelConfig, frames: int) -> int:
+    """All of a layer but its attention: two feed-forwards, pointwise to 2 D and back, depthwise."""
+    width, kernel = config.hidden_size, config.conv_depthwise_kernel_size
+    return 2 * frames * width * (4 * config.intermediate_size + 3 * width + kernel)
+
+
+def _attention(config: ModelConfig, frames: int, layer: int, absorbed: bool) -> int:
+    """Queries, output, memory, position scores, and attending: to K and V, or to latents in every head."""
+    width, heads, attention = config.hidden_size, config.num_attention_heads, config.attention
+    flops, pairs = 2 * frames * width * 2 * width, 2 * frames * frames
+    if config.position_embeddings_type == "relative":
+        flops += pairs * 2 * width
+    if attention.kind == "mha":
+        return flops + 2 * frames * width * 2 * width + pairs * 2 * width
+    joint = attention.latent == "joint"
+    cached = attention.rank[layer] if joint else attention.rank_k[layer] + attention.rank_v[layer]
+    read = 2 * cached if joint else cached  # a joint latent is read twice, as K and as V
+    flops += 2 * frames * width * (cached + read)  # down; then up to K and V, or queries down and outputs up
+    return flops + pairs * (heads * read if absorbed else 2 * width)

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Fine-tunes an MLA model that was converted from an MHA one; converts it first where that has not been done.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: bash run_mla_finetuning.sh quick|full [options of offline.finetune]
+
+  quick   1,000 recordings, 5 epochs, batches of 4 x 4, an evaluation every 200 steps: does it all work?
+  full    all recordings, 10 epochs, batches of 8 x 2, an evaluation every 1,000 steps
+
+Options after that go to `python -m offline.finetune` (its --help lists them) and win over those of the mode:
+  bash run_mla_finetuning.sh quick --distill --learning_rate 1e-4
+
+Variables; paths are relative to the repository:
+  BASE_MODEL       the MHA model: mha (the bundled one, default), a folder, or a hub id such as
+                   facebook/wav2vec2-conformer-rel-pos-large-960h-ft
+  MLA_DIR          the converted model, made if it is missing; default: checkpoints/<base>_mla
+                   (conformer_mla_from_hf for the reference model)
+  CONVERT_OPTIONS  for that conversion; default: --cache_reduction 0.75, calibrated on TRAIN_DATA if that is a manifest
+  OUTPUT_DIR       default: results/<base>_mla_finetuned (conformer_mla_finetuned), and _quick after it
+  TRAIN_DATA, DEV_DATA   manifests, tables, Kaldi or LibriSpeech folders, LibriSpeech splits, hf:dataset:split
+  DATA_DIR         a LibriSpeech tree; train-clean-100 and dev-clean are taken
+                   Without these: LibriSpeech where it is in data/, else data/speech (`make synthesize`)
+  PYTHON           default: .venv/bin/python, else python3
+A run that was stopped goes on where it was when the same command is given again.
+TEXT
+}
+
+mode="${1:-}"
+case "$mode" in
+  quick) settings=(--num_epochs 5 --learning_rate 1e-5 --batch_size 4 --gradient_accumulation_steps 4
+    --max_train_samples 1000 --save_steps 200 --eval_steps 200) ;;
+  full) settings=(--num_epochs 10 --learning_rate 1e-5 --batch_size 8 --gradient_accumulation_steps 2
+    --warmup_steps 500 --save_steps 1000 --eval_steps 1000) ;;
+  -h | --help) usage && exit ;;
+  *) echo "run_mla_finetuning.sh: the mode is '$mode'; choices: quick, full (--help says more)" >&2 && exit 2 ;;
+esac
+shift
+cd "$(dirname "$0")"
+
+PYTHON="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
+BASE_MODEL="${BASE_MODEL:-mha}"
+case "$BASE_MODEL" in
+  facebook/wav2vec2-conformer-rel-pos-large-960h-ft*) converted=conformer_mla_from_hf tuned=conformer_mla_finetuned ;;
+  *) name="$(basename "$BASE_MODEL")" && converted="${name}_mla" tuned="${name}_mla_finetuned" ;;
+esac
+MLA_DIR="${MLA_DIR:-checkpoints/$converted}"
+OUTPUT_DIR="${OUTPUT_DIR:-results/$tuned$([ "$mode" = full ] || echo "_$mode")}"
+
+# What there is to hear, and what of it the conversion can be calibrated on.
+data=() calibration=
+if [ -n "${TRAIN_DATA:-}${DEV_DATA:-}${DATA_DIR:-}" ]; then
+  [ -z "${TRAIN_DATA:-}" ] || data+=(--train_manifest "$TRAIN_DATA")
+  [ -z "${DEV_DATA:-}" ] || data+=(--dev_manifest "$DEV_DATA")
+  [ -z "${DATA_DIR:-}" ] || data+=(--data_dir "$DATA_DIR")
+  calibration="${TRAIN_DATA:-}"
+elif [[ " $*" =~ \ --(train|data|offline|use) || -n "${LIBRISPEECH_ROOT:-}" || -d data/LibriSpeech || -d data/librispeech ]]; then
+  :
+elif [ -e data/speech/train.jsonl ]; then
+  calibration=data/speech/train.jsonl
+else
+  echo "run_mla_finetuning.sh: there is no speech to learn from. Set TRAIN_DATA and DEV_DATA, or DATA_DIR to a" \
+    "LibriSpeech tree, or add --use_hf_dataset to fetch LibriSpeech's train-clean-100, or make data/speech with:" \
+    "make synthesize" >&2
+  exit 2
+fi
+
+if [ ! -e "$MLA_DIR/config.json" ]; then
+  options=(--cache_reduction 0.75)
+  [[ "$calibration" != *.jsonl ]] || options+=(--calibration_manifest "$calibration")
+  [ -z "${CONVERT_OPTIONS:-}" ] || read -ra options <<<"$CONVERT_OPTIONS"
+  echo "Converting $BASE_MODEL to $MLA_DIR"
+  "$PYTHON" -m offline.convert --model_name "$BASE_MODEL" --output_dir "$MLA_DIR" "${options[@]}"
+fi
+
+echo "Fine-tuning $MLA_DIR ($mode); the result goes to $OUTPUT_DIR"
+"$PYTHON" -m offline.finetune --base_model "$BASE_MODEL" --mla_weights "$MLA_DIR" --output_dir "$OUTPUT_DIR" \
+  "${settings[@]}" ${data[@]+"${data[@]}"} "$@"
+echo "Loss and error rates: tensorboard --logdir $OUTPUT_DIR"
+echo "Next: $PYTHON -m offline.evaluate --model $BASE_MODEL,$OUTPUT_DIR, with --dataset or --manifest for the speech"

@@ -1,0 +1,100 @@
+"""The text messages of /stream: the client's read and checked, the server's written."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import ValidationError
+
+from asr.audio import SAMPLE_RATE
+from service.errors import ApiError, BadRequest
+from service.schemas import CLIENT_MESSAGES, ClientMessage, Start
+from service.segments import Final, Partial
+from service.sessions import Event, Usage
+from service.slots import Slots
+
+
+def read(text: str) -> ClientMessage:
+    """A client's message. Raises BadRequest, which names what is wrong and the choices."""
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise BadRequest("a text message must be a JSON object with a 'type'", code="bad_message")
+    kind = given.get("type")
+    if not isinstance(kind, str) or kind not in CLIENT_MESSAGES:
+        raise _bad(f"type is {_shown(kind)}; choices: {', '.join(CLIENT_MESSAGES)}", "type")
+    try:
+        return CLIENT_MESSAGES[kind].model_validate(given)
+    except ValidationError as error:
+        raise _refusal(kind, error) from None
+
+
+def read_start(text: str | None) -> Start:
+    """The first message. Raises BadRequest when it is another, or audio (None)."""
+    message = read(text) if text is not None else None
+    if not isinstance(message, Start):
+        raise BadRequest("the first message must be of type 'start'", code="not_started")
+    return message
+
+
+def ready(session_id: str, slots: Slots) -> dict[str, Any]:
+    """`latency_ms` is how much audio has to be there before the first of it is heard."""
+    latency_ms = math.ceil((slots.chunk_samples + slots.tail_samples) / SAMPLE_RATE * 1000)
+    return {
+        "type": "ready",
+        "session_id": session_id,
+        "profile": slots.profile.name,
+        "latency_ms": latency_ms,
+    }
+
+
+def said(event: Event, *, words: bool) -> dict[str, Any]:
+    """What is sent for an event; text in lower case, times in seconds of the stream."""
+    if isinstance(event, Partial):
+        return {
+            "type": "partial",
+            "segment": event.segment,
+            "text": event.text.lower(),
+            "audio_s": event.audio_s,
+        }
+    if isinstance(event, Final):
+        body: dict[str, Any] = {"type": "final", "segment": event.segment, "text": event.text.lower()}
+        if words:
+            body["words"] = [asdict(word) | {"word": word.word.lower()} for word in event.words]
+        return body | {"start": round(event.start, 3), "end": round(event.end, 3)}
+    return {"type": "flushed", "id": event.id}
+
+
+def done(usage: Usage) -> dict[str, Any]:
+    return {"type": "done", "usage": asdict(usage) | {"audio_s": round(usage.audio_s, 3)}}
+
+
+def error(failure: ApiError) -> dict[str, Any]:
+    return {
+        "type": "error",
+        "code": failure.code,
+        "message": failure.message,
+        "retryable": failure.retryable,
+    }
+
+
+def _refusal(kind: str, error: ValidationError) -> BadRequest:
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0])[:100]
+    if first["type"] == "extra_forbidden":
+        choices = ", ".join(CLIENT_MESSAGES[kind].model_fields)
+        return _bad(f"no field {name!r} in '{kind}'; choices: {choices}", name)
+    return _bad(f"{name} is {_shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}", name)
+
+
+def _bad(message: str, name: str) -> BadRequest:
+    return BadRequest(message, code="bad_message", param=name)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:100]

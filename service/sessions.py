@@ -1,0 +1,214 @@
+"""One live stream between its socket and the device: what it has sent, chunk by chunk, and what is said to it.
+
+Audio lies on a grid of chunks from its first sample on. Whatever is asked for, the grid stays: a flush tries the part
+of a chunk that is there, and leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from asr.audio import SAMPLE_RATE
+from asr.ctc import StreamDecoder
+from service.scheduler import Piece, StepQueue
+from service.segments import Final, Partial, Rules, Segments
+from service.slots import Slots
+from service.stepper import Heard
+
+MAX_MARKS = 32  # flushes that wait
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in the audio where the client wants something: to hear all that was said until there, or to end.
+
+    `rest` are samples that belong to a flush, but come again in the audio that follows: those still in the resampler.
+    """
+
+    kind: Literal["flush", "end"]
+    id: str | int | None = None
+    rest: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    made: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """Everything before the flush has been said."""
+
+    id: str | int | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What comes next: a full chunk, which arrived at that time, or with a mark the part of one before it."""
+
+    samples: np.ndarray
+    arrived: float
+    mark: Mark | None = None
+
+
+class Inbox:
+    """What a stream has sent and has not been heard yet, in order."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[tuple[np.ndarray, float]] = deque()
+        self._marks: deque[tuple[int, Mark]] = deque()  # how many samples lie before each
+        self.samples = 0
+        self.marks = 0
+
+    def push(self, samples: np.ndarray, arrived: float) -> None:
+        if len(samples):
+            self._pieces.append((samples, arrived))
+            self.samples += len(samples)
+
+    def mark(self, mark: Mark) -> None:
+        self._marks.append((self.samples, mark))
+        self.marks += 1
+
+    def next(self, size: int) -> Work | None:
+        """A chunk of `size` samples, or what comes before it; None while there is not enough."""
+        if self._marks and self._marks[0][0] < size:
+            before, mark = self._marks.popleft()
+            self.marks -= 1
+            samples = np.concatenate([self._peek(before), mark.rest])[:size]
+            return Work(samples, mark.made, mark)
+        return self._take(size) if self.samples >= size else None
+
+    def _peek(self, count: int) -> np.ndarray:
+        waves = [samples for samples, _ in self._pieces]
+        return np.concatenate(waves)[:count] if waves else np.zeros(0, np.float32)
+
+    def _take(self, count: int) -> Work:
+        taken, arrived, missing = [], 0.0, count
+        while missing:
+            samples, arrived = self._pieces.popleft()
+            taken.append(samples[:missing])
+            if len(samples) > missing:
+                self._pieces.appendleft((samples[missing:], arrived))
+            missing -= len(taken[-1])
+        self.samples -= count
+        self._marks = deque((before - count, mark) for before, mark in self._marks)
+        return Work(np.concatenate(taken), arrived)
+
+
+@dataclass
+class Usage:
+    """What a stream has taken: seconds of audio, steps, and how many of those came late."""
+
+    audio_s: float = 0.0
+    steps: int = 0
+    late_steps: int = 0
+
+
+Event = Partial | Final | Flushed
+
+
+class Session:
+    """One stream in its slot. Everything here runs on the event loop; `steps` leads to the device."""
+
+    def __init__(self, slots: Slots, slot: int, steps: StepQueue, *, rules: Rules, buffer_s: float) -> None:
+        self.slots = slots
+        self.usage = Usage()
+        self._slot, self._steps = slot, steps
+        decoder = StreamDecoder(slots.vocabulary, slots.seconds_per_frame)
+        self._segments = Segments(decoder, slots.seconds_per_frame, rules)
+        self._inbox = Inbox()
+        self._buffer_samples = max(int(buffer_s * SAMPLE_RATE), slots.chunk_samples + slots.tail_samples)
+        self._came, self._went = asyncio.Event(), asyncio.Event()
+        self._started: float | None = None  # when the first sample arrived
+        self._tried = 0  # samples of the part of a chunk that the latest flush has tried
+        self._piece: Piece | None = None  # the latest that went to the device
+
+    async def room(self) -> None:
+        """Wait until the buffer is not full."""
+        while self._inbox.samples >= self._buffer_samples or self._inbox.marks >= MAX_MARKS:
+            self._went.clear()
+            await self._went.wait()
+
+    def push(self, samples: np.ndarray) -> None:
+        """The next samples, float32 at 16 kHz."""
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now
+        self.usage.audio_s += len(samples) / SAMPLE_RATE
+        self._inbox.push(samples, now)
+        self._came.set()
+
+    def mark(self, mark: Mark) -> None:
+        """A flush, or the end: nothing may come after that."""
+        self._inbox.mark(mark)
+        self._came.set()
+
+    async def events(self) -> AsyncIterator[tuple[Event, float]]:
+        """What there is to say, each with the time at which its audio was there; ends after the mark of the end."""
+        ended = False
+        while not ended:
+            work = await self._next()
+            since = self._since(work)
+            for event in await self._hear(work, since):
+                yield event, since
+            ended = work.mark is not None and work.mark.kind == "end"
+
+    def close(self) -> None:
+        """Give up what waits for the device, and give the slot back as soon as nothing writes into it any more."""
+        if self._piece is None:
+            self.slots.give_back(self._slot)
+            return
+        self._piece.future.cancel()
+        self._piece.future.add_done_callback(lambda _: self.slots.give_back(self._slot))
+
+    async def _next(self) -> Work:
+        first = self.usage.steps == 0
+        size = self.slots.chunk_samples + (self.slots.tail_samples if first else 0)
+        while (work := self._inbox.next(size)) is None:
+            self._came.clear()
+            await self._came.wait()
+        self._went.set()
+        return work
+
+    def _since(self, work: Work) -> float:
+        """When the work's audio was there; had it come faster than it was spoken, when it would have been."""
+        if self._started is None:
+            return work.arrived
+        return max(work.arrived, self._started + self.usage.steps * self.slots.chunk_s)
+
+    async def _hear(self, work: Work, since: float) -> list[Event]:
+        if work.mark is None:
+            return [*self._segments.push(await self._step(work, since, keep=True))]
+        if work.mark.kind == "flush":
+            return [*await self._try(work), Flushed(work.mark.id)]
+        said = self._segments.push(await self._step(work, since, keep=True)) if len(work.samples) else []
+        return [*said, *self._segments.end()]
+
+    async def _try(self, work: Work) -> list[Partial | Final]:
+        if len(work.samples) == self._tried:
+            return []
+        heard = await self._step(work, work.arrived, keep=False)
+        self._tried = len(work.samples)
+        return self._segments.preview(heard)
+
+    async def _step(self, work: Work, since: float, *, keep: bool) -> np.ndarray:
+        """The scores of a chunk, of which there is one on the device at a time."""
+        self._piece = Piece(
+            lane=self.slots.lane,
+            slot=self._slot,
+            samples=work.samples,
+            deadline=since + self.slots.chunk_s * keep,
+            audio_s=len(work.samples) / SAMPLE_RATE,
+            keep=keep,
+            fresh=self._piece is None,
+        )
+        self._steps.submit(self._piece)
+        heard: Heard = await asyncio.wrap_future(self._piece.future)
+        if keep:
+            self._tried = 0
+            self.usage.steps += 1
+            self.usage.late_steps += heard.late
+        return heard.log_probs

@@ -1,0 +1,108 @@
+"""The workflow's commands, its shell script and its Python script, down to the parser."""
+
+import os
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from offline.finetune import parser
+
+ROOT = Path(__file__).parents[3]
+WORKFLOW = """--base_model facebook/wav2vec2-conformer-rel-pos-large-960h-ft
+  --mla_weights checkpoints/conformer_mla_from_hf/converted_model.pt --output_dir results/conformer_mla_finetuned
+  --num_epochs 10 --learning_rate 1e-5 --batch_size 8 --gradient_accumulation_steps 2"""
+
+
+def test_the_workflow_and_its_defaults_parse_in_both_spellings() -> None:
+    plain = parser().parse_args(WORKFLOW.split())
+    dashed = [w.replace("_", "-") if w.startswith("--") else w for w in WORKFLOW.split()]
+    assert parser().parse_args(dashed) == plain
+    assert plain == parser().parse_args(WORKFLOW.split()[:6])  # what it spells out are the defaults
+    assert (plain.warmup_steps, plain.early_stopping_patience, plain.trainable) == (500, 3, "attention")
+    assert plain.freeze_feature_encoder and not plain.distill and plain.precision is None
+    more = "--offline_data_dir d --use_hf_dataset --max-samples 5 --save-steps 7 --eval_steps 8 --model-dir m"
+    known = parser().parse_args([*more.split(), "--output_dir", "o"])
+    assert (known.data_dir, known.max_train_samples, known.mla_weights) == (Path("d"), 5, "m")
+    assert (known.save_steps, known.eval_steps, known.use_hf_dataset) == (7, 8, True)
+
+
+def test_the_workflows_script_is_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["finetune_mla_conformer.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts/finetune_mla_conformer.py"), run_name="__main__")
+    assert ended.value.code == 0 and "--mla_weights" in capsys.readouterr().out
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the shell script and, for a Python, a program that prints what it is asked to run."""
+    (tmp_path / "run_mla_finetuning.sh").write_text((ROOT / "run_mla_finetuning.sh").read_text())
+    (tmp_path / "python").write_text("#!/bin/sh\nprintf RUN && printf '\\037%s' \"$@\" && echo\n")
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def shell(checkout: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "PYTHON": "./python", **variables}
+    whole = ["bash", str(checkout / "run_mla_finetuning.sh"), *words]
+    return subprocess.run(whole, env=environment, capture_output=True, text=True, cwd="/")
+
+
+def commands(checkout: Path, *words: str, **variables: str) -> list[list[str]]:
+    done = shell(checkout, *words, **variables)
+    assert done.returncode == 0, done.stderr
+    return [line.split("\x1f")[1:] for line in done.stdout.split("\n") if line.startswith("RUN")]
+
+
+def test_quick_and_full_reach_the_parser(checkout: Path) -> None:
+    (checkout / "data/speech").mkdir(parents=True)
+    (checkout / "data/speech/train.jsonl").touch()
+    convert, quick = commands(checkout, "quick")
+    assert convert[:6] == "-m offline.convert --model_name mha --output_dir checkpoints/mha_mla".split()
+    assert convert[-2:] == ["--calibration_manifest", "data/speech/train.jsonl"]
+    args = parser().parse_args(quick[2:])
+    assert (args.base_model, args.mla_weights) == ("mha", "checkpoints/mha_mla")
+    assert (args.max_train_samples, args.num_epochs, args.batch_size, args.gradient_accumulation_steps) == (
+        1000,
+        5,
+        4,
+        4,
+    )
+    assert (args.eval_steps, args.save_steps, args.learning_rate) == (200, 200, 1e-5)
+    (checkout / "checkpoints/mha_mla").mkdir(parents=True)
+    (checkout / "checkpoints/mha_mla/config.json").touch()
+    (full,) = commands(
+        checkout, "full", "--distill", "--learning_rate", "1e-4", TRAIN_DATA="a.csv", DEV_DATA="b c.csv"
+    )
+    args = parser().parse_args(full[2:])
+    assert (args.max_train_samples, args.num_epochs, args.batch_size, args.gradient_accumulation_steps) == (
+        None,
+        10,
+        8,
+        2,
+    )
+    assert (args.eval_steps, args.save_steps, args.learning_rate, args.warmup_steps) == (
+        1000,
+        1000,
+        1e-4,
+        500,
+    )
+    assert args.distill and (args.train_manifest, args.dev_manifest) == (["a.csv"], ["b c.csv"])
+
+
+def test_the_script_says_what_it_wants(checkout: Path) -> None:
+    assert "usage: bash run_mla_finetuning.sh quick|full" in shell(checkout, "--help").stdout
+    wrong, empty = shell(checkout, "fast"), shell(checkout, "quick")
+    assert wrong.returncode == 2 and "'fast'; choices: quick, full" in wrong.stderr
+    assert (
+        empty.returncode == 2 and "Set TRAIN_DATA and DEV_DATA" in empty.stderr and "RUN" not in empty.stdout
+    )
+    reference = "facebook/wav2vec2-conformer-rel-pos-large-960h-ft"
+    convert, full = commands(checkout, "full", BASE_MODEL=reference, DATA_DIR="/librispeech")
+    assert convert[-3:] == ["checkpoints/conformer_mla_from_hf", "--cache_reduction", "0.75"]
+    args = parser().parse_args(full[2:])
+    assert (args.output_dir, args.data_dir) == (Path("results/conformer_mla_finetuned"), Path("/librispeech"))

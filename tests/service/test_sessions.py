@@ -1,0 +1,277 @@
+"""One stream's way to the device: its grid of chunks, its marks, its deadlines, and its slot."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr import Transcriber
+from service.errors import NotFound, Overloaded, Unavailable
+from service.scheduler import StepLimits, StepQueue
+from service.segments import Final, Rules
+from service.sessions import Flushed, Inbox, Mark, Session, Work
+from service.settings import Profile
+from service.slots import Slots, allocate
+from service.stepper import Heard
+from service.streams import Streams
+from tests.fakes import FakeTranscriber, spoken
+
+PROFILES = [Profile("balanced", 640, 10.0), Profile("fast", 320, 5.0)]
+CHUNK, FIRST = 10_240, 10_320
+
+
+def test_the_fake_cuts_as_the_transcriber_does() -> None:
+    """What the tests below take for granted of chunks and tails."""
+    cut = Transcriber.chunks
+    model = FakeTranscriber()
+    model.config.hop_samples = 320  # type: ignore[attr-defined]
+    wave = spoken("A" * 30)
+    assert [len(piece) for piece in cut(model, wave, chunk_frames=32)] == [FIRST, CHUNK, CHUNK, 7_680]  # type: ignore[arg-type]
+
+
+# The inbox
+
+
+def numbers(first: int, count: int) -> np.ndarray:
+    return np.arange(first, first + count, dtype=np.float32)
+
+
+def test_chunks_come_in_order_with_the_time_of_their_last_sample() -> None:
+    inbox = Inbox()
+    assert inbox.next(1) is None
+    for at, arrived in ((0, 1.0), (3, 2.0), (6, 3.0), (9, 4.0)):
+        inbox.push(numbers(at, 3), arrived)
+    works = [inbox.next(5), inbox.next(4), inbox.next(4)]
+    assert [(w.samples.tolist(), w.arrived) for w in works if w] == [
+        ([0, 1, 2, 3, 4], 2.0),
+        ([5, 6, 7, 8], 3.0),
+    ]
+    assert works[2] is None and inbox.samples == 3
+
+
+def test_a_mark_waits_for_the_chunks_before_it_and_sees_what_is_left() -> None:
+    inbox = Inbox()
+    inbox.push(numbers(0, 7), 1.0)
+    inbox.mark(Mark("flush", 1))
+    inbox.push(numbers(7, 2), 2.0)
+    inbox.mark(Mark("flush", 2, numbers(100, 9)))
+    inbox.mark(Mark("end"))
+    assert inbox.marks == 3
+    found = [inbox.next(5) for _ in range(4)]
+    assert [(w.samples.tolist(), w.mark and w.mark.id) for w in found if w] == [
+        ([0, 1, 2, 3, 4], None),
+        ([5, 6], 1),
+        ([5, 6, 7, 8, 100], 2),  # no more than a chunk
+        ([5, 6, 7, 8], None),
+    ]
+    assert found[3] and found[3].mark and found[3].mark.kind == "end"
+    assert inbox.marks == 0
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.one_of(st.integers(0, 40), st.none()), max_size=40),
+    st.integers(1, 16),
+    st.integers(0, 4),
+)
+def test_nothing_is_lost_or_heard_twice(actions: list[int | None], size: int, tail: int) -> None:
+    """Audio in any pieces, flushes (None) anywhere: the chunks are the audio, and each flush sees all before it."""
+    inbox, sent = Inbox(), 0
+    flushed_at = deque()
+    for number, action in enumerate(actions):
+        if action is None:
+            inbox.mark(Mark("flush", number))
+            flushed_at.append((number, sent))
+        else:
+            inbox.push(numbers(sent, action), float(number))
+            sent += action
+    inbox.mark(Mark("end"))
+    heard: list[float] = []
+    while True:
+        work = inbox.next(size + (0 if heard else tail))
+        assert isinstance(work, Work)
+        if work.mark is None:
+            assert len(work.samples) == size + (0 if heard else tail)
+            heard += work.samples.tolist()
+        elif work.mark.kind == "flush":
+            number, before = flushed_at.popleft()
+            assert work.mark.id == number
+            assert heard + work.samples.tolist() == list(range(before))
+        else:
+            heard += work.samples.tolist()
+            break
+    assert heard == list(range(sent)) and not flushed_at
+
+
+# The session
+
+
+class Device:
+    """An engine's thread in short: steps what is submitted, when it is told to."""
+
+    def __init__(self, slots: int = 2) -> None:
+        self.model = FakeTranscriber()
+        self.slots = allocate({"mha": self.model}, PROFILES, 2 * slots * 1000, None)
+        import threading
+
+        self.steps = StepQueue(StepLimits(), threading.Condition(threading.RLock()))
+        self.streams = Streams(PROFILES, self.slots, self.steps, rules=Rules(), buffer_s=2.0)
+        self.deadlines: list[float] = []
+        self.fresh: list[bool] = []
+
+    def run(self) -> int:
+        """Make one step; how many streams were in it."""
+        step = self.steps.take(time.monotonic() + 1)
+        if not step:
+            return 0
+        cache = self.slots[step.lane].cache
+        cache.reset([piece.slot for piece in step.pieces if piece.fresh])
+        scores = self.model.step(
+            cache, [p.slot for p in step.pieces], [p.samples for p in step.pieces], keep=step.keep
+        )
+        for piece, one in zip(step.pieces, scores, strict=True):
+            self.deadlines.append(piece.deadline)
+            self.fresh.append(piece.fresh)
+            piece.future.set_result(Heard(one, late=False))
+        return len(step.pieces)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async def run() -> None:
+            while True:
+                self.run()
+                await asyncio.sleep(0)
+
+        task = asyncio.ensure_future(run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    @property
+    def balanced(self) -> Slots:
+        return self.slots["mha", "balanced"]
+
+
+async def heard(session: Session) -> list[object]:
+    return [event async for event, _ in session.events()]
+
+
+async def test_a_session_hears_its_audio_on_the_grid_in_a_fresh_slot() -> None:
+    device = Device()
+    async with device.running():
+        with device.streams.open("mha", None) as session:
+            wave = spoken("HELLO THERE YOU")
+            for at in range(0, len(wave), 1000):
+                session.push(wave[at : at + 1000])
+            session.mark(Mark("flush", 7))
+            session.mark(Mark("end"))
+            *_, final = said = await heard(session)
+    assert isinstance(final, Final) and final.text == "HELLO THERE YOU"
+    assert Flushed(7) in said
+    assert [list(step.values()) for step in device.model.steps] == [
+        [FIRST],
+        [len(wave) - FIRST],
+        [len(wave) - FIRST],
+    ]
+    assert device.fresh == [True, False, False]
+    assert session.usage.steps == 2 and session.usage.audio_s == pytest.approx(len(wave) / 16_000)
+    assert device.balanced.active == 0
+
+
+async def test_audio_that_came_faster_than_it_was_spoken_is_not_urgent() -> None:
+    """Four chunks at once are due one chunk's length after another; one that comes at its time, its length later."""
+    device = Device()
+    async with device.running():
+        with device.streams.open("mha", "balanced") as session:
+            started = time.monotonic()
+            session.push(np.zeros(FIRST + 3 * CHUNK, np.float32))
+            session.mark(Mark("end"))
+            await heard(session)
+    waits = [deadline - started for deadline in device.deadlines]
+    assert waits == pytest.approx([0.64, 1.28, 1.92, 2.56], abs=0.3)
+    assert np.diff(waits[1:]) == pytest.approx([0.64, 0.64])
+
+
+async def test_room_is_bounded_and_comes_back() -> None:
+    device = Device()
+    with device.streams.open("mha", "balanced") as session:
+        await session.room()
+        session.push(np.zeros(2 * 16_000, np.float32))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(session.room(), 0.05)
+        said = asyncio.ensure_future(heard(session))
+        async with device.running():
+            await asyncio.wait_for(session.room(), 120)
+        said.cancel()
+        await asyncio.gather(said, return_exceptions=True)
+
+
+async def test_marks_that_wait_are_bounded_as_well() -> None:
+    device = Device()
+    with device.streams.open("mha", "balanced") as session:
+        for number in range(32):
+            await asyncio.wait_for(session.room(), 120)
+            session.mark(Mark("flush", number))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(session.room(), 0.05)
+
+
+async def test_a_slot_is_free_only_when_nothing_writes_into_it() -> None:
+    device = Device(slots=1)
+    with device.streams.open("mha", "balanced") as session:
+        session.push(np.zeros(FIRST, np.float32))
+        listening = asyncio.ensure_future(heard(session))
+        while device.steps.due() == float("inf"):
+            await asyncio.sleep(0)
+        step = device.steps.take(time.monotonic() + 1)
+        assert step
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+    assert device.balanced.active == 1
+    with pytest.raises(Overloaded, match="stream_memory"), device.streams.open("mha", "balanced"):
+        pass
+    step.pieces[0].future.set_result(Heard(np.zeros((0, 28), np.float32), late=False))
+    assert device.balanced.active == 0
+
+
+async def test_a_chunk_that_waits_leaves_with_its_stream() -> None:
+    device = Device(slots=1)
+    with device.streams.open("mha", "balanced") as session:
+        session.push(np.zeros(FIRST, np.float32))
+        listening = asyncio.ensure_future(heard(session))
+        while device.steps.due() == float("inf"):
+            await asyncio.sleep(0)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+    assert device.balanced.active == 0
+    assert device.run() == 0 and device.steps.live == 0
+
+
+def test_whom_to_refuse() -> None:
+    device = Device(slots=1)
+    with pytest.raises(NotFound, match="choices: balanced, fast"), device.streams.open("mha", "slow"):
+        pass
+    with pytest.raises(NotFound, match="no room"), device.streams.open("mla", "fast"):
+        pass
+    device.streams.drain()
+    with pytest.raises(Unavailable, match="shutting down"), device.streams.open("mha", "fast"):
+        pass
+    assert device.balanced.active == 0
+
+
+def test_draining_tells_everyone_once() -> None:
+    device, told = Device(), []
+    with device.streams.attend(told.append):
+        assert device.streams.connected == 1
+        device.streams.drain()
+        device.streams.drain()
+    assert [error.code for error in told] == ["draining"] and device.streams.connected == 0

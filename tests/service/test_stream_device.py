@@ -1,0 +1,130 @@
+"""Streams on the device: in what company, beside what, and what happens when it fails."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.fakes import FakeTranscriber, spoken
+from tests.service.conftest import WAIT_S, Served, serving, sound, wait_until
+from tests.service.live import at_rest, closed, connected, live, stream_settings, streamed
+
+CHUNK = 10_240
+
+# Failures
+
+
+def test_a_failing_step_is_told_without_its_reason_and_the_next_stream_is_well() -> None:
+    model = FakeTranscriber()
+    with serving(stream_settings(), {"mha": model}) as served:
+        with live(served.url, encoding="pcm_f32le") as client:
+            client.socket.send(np.full(CHUNK + 80, model.POISON, "<f4").tobytes())
+            assert client.error() == ("inference_failed", 1011)
+        assert "secret" not in client.heard[-1]["message"] and client.heard[-1]["retryable"]
+        assert streamed(served.url, spoken("WELL")).text == "well"
+        wait_until(lambda: at_rest(served), "rest")
+
+
+def test_out_of_memory_makes_steps_smaller() -> None:
+    class Small(FakeTranscriber):
+        def step(self, cache: Any, slots: Any, chunks: Any, *, keep: bool = True) -> Any:
+            if any(len(chunk) == CHUNK + 80 and chunk.any() for chunk in chunks):
+                raise MemoryError
+            return super().step(cache, slots, chunks, keep=keep)
+
+    with serving(stream_settings(), {"mha": Small()}) as served:
+        with live(served.url) as client:
+            client.play(spoken("ABCDEFGHIJKLM"))
+            assert client.error() == ("inference_failed", 1011)
+        assert served.metric("asr_out_of_memory_total", model="mha") == 1
+        assert served.service.engine.ready
+
+
+def test_when_the_device_breaks_every_stream_is_told() -> None:
+    class Breaking(FakeTranscriber):
+        broken = False
+
+        def step(self, cache: Any, slots: Any, chunks: Any, *, keep: bool = True) -> Any:
+            self.broken = any(chunk.any() for chunk in chunks)
+            return super().step(cache, slots, chunks, keep=keep) if not self.broken else 1 / 0
+
+        def transcribe(self, waves: Any) -> Any:
+            return super().transcribe(waves) if not self.broken else 1 / 0
+
+    with serving(stream_settings(), {"mha": Breaking()}) as served:
+        with live(served.url) as first, live(served.url) as second:
+            first.play(spoken("ABCDEFGHIJKLM"))
+            assert first.error() == ("inference_failed", 1011)
+            wait_until(lambda: not served.service.engine.alive, "the engine's end")
+            second.play(spoken("ABCDEFGHIJKLM"))
+            assert second.error()[0] == "engine_stopped"
+        with connected(served.url) as client:
+            assert client.error() == ("model_not_ready", 1013)
+
+
+def test_draining_ends_streams_with_what_they_have_heard() -> None:
+    with serving(stream_settings(), {"mha": FakeTranscriber()}) as served:
+        with live(served.url) as client, connected(served.url) as waiting:
+            client.play(spoken("LAST WORDS"))
+            client.until("partial")
+            served.service.draining = True
+            served.call(served.service.streams.drain)
+            assert client.error() == ("draining", 1012)
+            assert waiting.error() == ("draining", 1012)
+            assert client.text == "last words" and client.heard[-1]["retryable"]
+        with connected(served.url) as late:
+            assert late.error() == ("draining", 1012)
+        wait_until(lambda: at_rest(served), "rest")
+
+
+# Steps and batches
+
+
+def test_streams_that_are_ready_together_go_together() -> None:
+    model = FakeTranscriber()
+    with serving(stream_settings(), {"mha": model, "mla": FakeTranscriber()}) as served:
+        with (
+            live(served.url) as a,
+            live(served.url) as b,
+            live(served.url) as c,
+            live(served.url, "mla") as d,
+        ):
+            model.step_gate.clear()
+            model.steps.clear()
+            for client in (a, b, c, d):
+                client.play(spoken("ABCDEFGH"))
+            assert model.stepped.wait(WAIT_S)
+            wait_until(lambda: served.service.streams._steps.due() < time.monotonic(), "company")
+            model.step_gate.set()
+            for client in (a, b, c, d):
+                client.finish()
+        assert {client.text for client in (a, b, c, d)} == {"abcdefgh"}
+        assert max(len(step) for step in model.steps) >= 2
+        assert model.threads == {"engine"}
+
+
+def test_clips_and_streams_share_the_engine() -> None:
+    model = FakeTranscriber()
+    with serving(stream_settings(), {"mha": model}) as served:
+        with live(served.url) as client:
+            client.play(spoken("BEFORE"))
+            assert served.post(sound(16_000)).json()["text"] == "samples 16000"
+            client.play(spoken(" AFTER"))
+            client.finish()
+        assert client.text == "before after"
+        assert model.threads == {"engine"}
+
+
+def test_metrics_of_streams(fake_server: Served) -> None:
+    names = {"model": "mla", "profile": "long"}
+    before = fake_server.metric("asr_audio_seconds_total", model="mla")
+    ends = closed(fake_server, model="mla", reason="end")
+    streamed(fake_server.url, spoken("ABCDEFGHIJKLMNOP"), "mla", profile="long")
+    wait_until(lambda: closed(fake_server, model="mla", reason="end") == ends + 1, "its count")
+    for name in ("partial_latency", "final_latency", "step_duration"):
+        assert fake_server.metric(f"asr_stream_{name}_seconds_count", **names) >= 1
+    assert fake_server.metric("asr_stream_late_steps_total", **names) >= 0
+    assert fake_server.metric("asr_stream_slots", **names) == 4
+    assert fake_server.metric("asr_stream_cache_bytes", **names) == 4000
+    assert fake_server.metric("asr_audio_seconds_total", model="mla") - before == pytest.approx(1.285)
