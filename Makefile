@@ -22,7 +22,7 @@ ARGS   ?=
 
 RUN := $(VENV)/bin/python
 EXTRAS_service   := av,hub,service
-EXTRAS_dev       := av,hub,service,offline,dev
+EXTRAS_dev       := av,hub,hf-datasets,service,offline,dev
 EXTRAS_synthesis := av,hub,offline,synthesis
 TOOLS := espeak-ng flite fortunes ffmpeg sox
 # Asked once whether the index answers: pip would try, and wait, for every package anew.
@@ -30,7 +30,8 @@ REACH := import sys, urllib.request as u; sys.excepthook = lambda *e: None; u.ur
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format synthesize bundled bench docs tools clean
+SHELL := /bin/bash
+.PHONY: help setup serve test lint format synthesize bundled compare reference bench docs tools clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -82,7 +83,30 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --cache_reduction 0.75 \
 	  --calibration_manifest $(SPEECH)
 	for split in test-seen-voices test-unseen-voice; do \
-	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json || exit 1; done
+	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \
+	    --overwrite || exit 1; done
+
+# Every conversion of the bundled mha, measured on speech that chose nothing. Stopped anywhere, it goes on where it was.
+CONVERT  := $(RUN) -m offline.convert --model_name mha --calibration_manifest $(SPEECH)
+ARMS     := $(foreach cut,75 87.5,$(foreach how,weight activation attention,joint-$(cut)-$(how))) simple-50-weight lossless
+comma    := ,
+compare: $(VENV)/.installed-synthesis tools ## convert mha in every way, measure all on 6,000 clips, write reports/compare
+	$(RUN) -m offline.synthesize --output_dir data/compare --hours 0.01 --seed 9 $(VOICES) --everyday_share 0.65 \
+	  --dev_clips 1500 --test_seen_clips 6000 --test_unseen_clips 1
+	set -e; for arm in $(ARMS); do \
+	  if test -e runs/arms/$$arm/report.json; then continue; fi; \
+	  IFS=- read -r kind cut how <<< "$$arm"; \
+	  case $$kind in lossless) size=--lossless;; *) size="--mla_variant $$kind --method $$how --cache_reduction $$(awk "BEGIN { print $$cut / 100 }")";; esac; \
+	  $(CONVERT) $$size --output_dir runs/arms/$$arm; done
+	$(RUN) -m offline.evaluate --model mha,$(subst $() ,$(comma),$(ARMS:%=runs/arms/%)) \
+	  --dataset data/compare/test-seen-voices.jsonl --output_file results/compare.json
+	$(RUN) -m offline.evaluate --model mha --dataset data/compare/test-seen-voices.jsonl --dtype bfloat16 \
+	  --output_file results/compare-bfloat16.json
+	$(RUN) -m offline.compare results/compare.json results/compare-bfloat16.json results/benchmark.json \
+	  --models $(subst $() ,$(comma),$(foreach arm,$(ARMS),$(arm)=runs/arms/$(arm))) --output_dir reports/compare
+
+reference: $(VENV)/.installed-dev ## fetch the 618M reference model, convert, measure and compare it (asks before it fetches)
+	$(RUN) -m offline.reference $(ARGS)
 
 bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and of the 618M architecture, on this machine
 	$(RUN) -m offline.benchmark --output_file results/benchmark.json

@@ -50,7 +50,7 @@ def resolve(name: str | Path) -> Path:
         return path if path.is_dir() else path.parent
     if path.suffix in WEIGHT_SUFFIXES and (path.parent / "config.json").is_file():
         return path.parent
-    parts = str(name).split("/")
+    parts = str(name).partition("@")[0].split("/")  # a revision may hold slashes, too: refs/pr/3
     if len(parts) == 2 and all(parts) and not str(name).startswith((".", "~")):
         return _from_hub(str(name))
     raise CheckpointError(

@@ -8,7 +8,7 @@ norm) that it loses,
 for inputs of second moments C [D, D] and a metric M [D, D] that says how much an error of each output value matters.
 Written with roots, that is |M^(1/2) (W - W') C^(1/2)|^2, so the best W' of rank r is a truncated SVD between the roots
 (Wang et al. 2024, SVD-LLM, arXiv 2403.07378). Its rows can be had without M^(1/2): with B the leading eigenvectors of
-C^(1/2) W' M W C^(1/2), the up-projection is W C^(1/2) B and the latent B' C^(-1/2).
+C^(1/2) W' M W C^(1/2), the latent is B' C^(-1/2), made orthonormal, and the up-projection its least-squares fit.
 """
 
 from dataclasses import dataclass
@@ -74,19 +74,14 @@ def separate(one: Side, rank: int) -> Factors:
     """The best factors of rank r for one side alone."""
     root, inverse = roots(one.inputs)
     basis = torch.linalg.eigh(root @ one.gram @ root)[1][:, -rank:]
-    return orthonormal(basis.T @ inverse, one.weight @ root @ basis)
+    latent = torch.linalg.qr(inverse @ basis)[0].T
+    return Factors(latent, _refit(one, latent))
 
 
 def spectrum(one: Side) -> Tensor:
     """[D], falling: the energy that each further rank of `separate` saves; they sum to all of it."""
     root = roots(one.inputs)[0]
     return torch.linalg.eigvalsh(root @ one.gram @ root).flip(0).clamp(min=0)
-
-
-def orthonormal(latent: Tensor, up: Tensor) -> Factors:
-    """The same product with orthonormal rows in the latent: no value of it is huge, and at full rank none is lost."""
-    rows, mix = torch.linalg.qr(latent.T)
-    return Factors(rows.T, up @ mix.T)
 
 
 class Joint:
@@ -149,6 +144,8 @@ class Joint:
 
 def _refit(one: Side, latent: Tensor) -> Tensor:
     """The best up-projection [D, r] for a latent: W C A' (A C A')^-1. The metric does not matter to it."""
+    if len(latent) == latent.shape[1]:
+        return one.weight @ latent.T  # a turn: exact, where inverting C would round
     seen = latent @ one.inputs
     return torch.linalg.solve(seen @ latent.T, seen @ one.weight.T).T
 

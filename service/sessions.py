@@ -185,7 +185,8 @@ class Session:
         if work.mark.kind == "flush":
             return [*await self._try(work), Flushed(work.mark.id)]
         said = self._segments.push(await self._step(work, since, keep=True)) if len(work.samples) else []
-        return [*said, *self._segments.end()]
+        finals = [event for event in said if isinstance(event, Final)]  # of a partial the final comes at once
+        return [*finals, *self._segments.end()]
 
     async def _try(self, work: Work) -> list[Partial | Final]:
         if len(work.samples) == self._tried:

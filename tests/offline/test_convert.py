@@ -1,4 +1,4 @@
-"""Conversion: exact where it can be, better with calibration, and nothing of the attention left out."""
+"""The command: what it writes, shows and refuses."""
 
 import json
 from pathlib import Path
@@ -7,128 +7,267 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import Wav2Vec2ConformerForCTC
 
-from asr import load
-from offline import convert
-from offline.convert import Statistics, calibrate, rank_of
-from offline.factorise import joint, relative_error
-from tests.conftest import noise, tiny_model
+import asr
+from asr import checkpoint
+from offline import convert_large
+from offline.convert import main, parser
+from tests.conftest import noise, tiny_config, tiny_model
 
 WIDTH = 32
 CLIPS = [noise(16_000, 1), noise(9_001, 2)]
 
 
-@pytest.fixture
-def manifest(tmp_path: Path) -> Path:
-    lines = []
-    for index in range(6):
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, lines = tmp_path_factory.mktemp("speech"), []
+    for index in range(4):
         clip = noise(16_000, seed=10 + index)
-        soundfile.write(tmp_path / f"{index}.flac", clip / np.abs(clip).max(), 16_000)
+        soundfile.write(folder / f"{index}.flac", clip / np.abs(clip).max(), 16_000)
         lines.append(json.dumps({"audio_filepath": f"{index}.flac", "duration": 1.0, "text": "A"}))
-    (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
-    return tmp_path / "train.jsonl"
+    (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "train.jsonl"
 
 
-def run(source: Path, target: Path, *options: str) -> None:
-    convert.run(
-        convert.arguments().parse_args(["--model_name", str(source), "--output_dir", str(target), *options])
-    )
+def convert(source: Path, target: Path, *options: str) -> dict:
+    """The report of a conversion that works."""
+    assert main(["--model_name", str(source), "--output_dir", str(target), *map(str, options)]) == 0
+    return json.loads((target / "report.json").read_text())
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
-def test_a_latent_as_wide_as_the_model_is_lossless(
-    calibrated: bool, tiny_folder, manifest: Path, tmp_path: Path
+def log_probs(folder: Path) -> list[np.ndarray]:
+    return asr.load(folder, device="cpu", dtype="float32").log_probs(CLIPS)
+
+
+def furthest(one: Path, other: Path) -> float:
+    return max(np.abs(a - b).max() for a, b in zip(log_probs(one), log_probs(other), strict=True))
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_lossless_says_the_same_from_half_the_cache(
+    heard: bool, tiny_folder, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    options = ["--calibration_manifest", str(manifest)] if calibrated else []
-    run(tiny_folder("mha"), tmp_path / "mla", "--cache_reduction", "0.5", *options)
-    mha, mla = load(tiny_folder("mha"), device="cpu"), load(tmp_path / "mla", device="cpu", dtype="float32")
-    assert mla.config.attention.rank == (WIDTH,) * 3
-    assert mla.cache_bytes_per_second == mha.cache_bytes_per_second / 2
-    for one, other in zip(mha.log_probs(CLIPS), mla.log_probs(CLIPS), strict=True):
-        assert np.abs(one - other).max() < 0.02  # the folder holds float16
-    exact, _ = convert.convert(
-        mha.model, WIDTH, "mha", calibrate(mha.model, [manifest], 3) if calibrated else None
+    source = tiny_folder("mha")
+    options = ["--calibration_manifest", manifest, "--calibration_s", 2] if heard else []
+    report = convert(source, tmp_path, "--lossless", *options)
+    mha, mla = (asr.load(folder, device="cpu", dtype="float32") for folder in (source, tmp_path))
+    assert furthest(source, tmp_path) < 1e-4
+    assert [t.text for t in mha.transcribe(CLIPS)] == [t.text for t in mla.transcribe(CLIPS)]
+    assert mla.config.attention.rank == (WIDTH,) * 3 and mla.config.attention.method == "lossless"
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
+    x = torch.randn(1, 5, WIDTH)
+    remembered = [sum(a.self_attn.memory(x, x).nbytes for a in m.model.encoder.layers) for m in (mha, mla)]
+    assert remembered[1] * 2 == remembered[0]
+    assert report["cache_bytes_per_frame"] == {"mha": remembered[0] // 5, "mla": remembered[1] // 5}
+    assert "equals a cache of the layer's input" in capsys.readouterr().out
+    assert bool(report["agreement"]) == heard
+    if heard:
+        assert report["agreement"]["argmax_agreement"] == 1 and report["agreement"]["ctc_kl"] < 1e-8
+
+
+def test_a_calibrated_conversion_is_written_with_all_its_figures(
+    tiny_folder, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = (
+        "--cache_reduction",
+        0.75,
+        "--calibration_manifest",
+        manifest,
+        "--calibration_s",
+        3,
+        "--dtype",
+        "float32",
     )
-    mla.model = exact
-    for one, other in zip(mha.log_probs(CLIPS), mla.log_probs(CLIPS), strict=True):
-        assert np.abs(one - other).max() < 1e-4
+    report = convert(tiny_folder("mha"), tmp_path, *options)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["attention"] == {
+        "kind": "mla", "latent": "joint", "rank": [16] * 3, "source": tiny_folder("mha").name, "method": "attention",
+    }  # fmt: skip
+    assert report["method"] == "attention" and report["calibration"]["seconds"] == 3
+    assert len(report["manifests_sha256"]) == 1 and report["source"]
+    for row in report["layers"]:
+        errors = [value for key, value in row.items() if key.endswith("_error") or key.endswith("_energy")]
+        assert len(errors) == 8 and all(0 < error < 1 for error in errors) and row["rank"] == 16
+    assert report["agreement"]["frames"] > 100 and 0 < report["agreement"]["ctc_kl"] < 1
+    assert report["parameters"]["mha"] - report["parameters"]["mla"] == 3 * (
+        2 * WIDTH**2 + 2 * WIDTH - 3 * 16 * WIDTH
+    )
+    assert report["cache_bytes_per_frame"] == {"mha": 3 * 2 * WIDTH * 4, "mla": 3 * 16 * 4}
+    assert report["flops_per_frame"]["mla"] < report["flops_per_frame"]["mha"]
+    shown = capsys.readouterr().out
+    assert shown.count("\n") > 6 and "KL of the posteriors" in shown and "-75.0%" in shown
+    # and it is the model that agreed: the folder, loaded, gives the converted model's own numbers
+    first, second = log_probs(tmp_path), log_probs(tmp_path)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def test_the_folder_is_the_model_that_was_made(tiny_folder, tmp_path: Path, vocabulary) -> None:
+    from offline.conversion import convert as in_memory
+
+    convert(tiny_folder("mha"), tmp_path, "--latent_dim", 12, "--dtype", "float32")
+    made, _ = in_memory(asr.load(tiny_folder("mha"), device="cpu").model, 12, "mha")
+    own = asr.Transcriber("made", made, vocabulary).log_probs(CLIPS)
+    assert all(np.array_equal(a, b) for a, b in zip(own, log_probs(tmp_path), strict=True))
+
+
+def test_the_workflow_s_own_command_makes_two_latents(tiny_folder, tmp_path: Path) -> None:
+    report = convert(tiny_folder("mha"), tmp_path, "--latent-dim", 16, "--mla-variant", "simple")
+    attention = checkpoint.read_config(tmp_path).attention
+    assert attention.latent == "separate" and attention.rank_k == attention.rank_v == (16,) * 3
+    assert report["method"] == "weight" and report["agreement"] is None and report["calibration"] is None
+    sizes = report["cache_bytes_per_frame"]
+    assert sizes["mla"] * 2 == sizes["mha"]  # as much as lossless, and not lossless
+    assert report["layers"][0]["rank_k"] == 16 and report["layers"][0]["output_relative_error"] is None
+
+
+@pytest.mark.parametrize("variant", ["joint", "simple"])
+def test_greedy_ranks_keep_the_cache_and_lower_the_divergence(
+    variant: str, tiny_folder, manifest: Path, tmp_path: Path, vocabulary
+) -> None:
+    """In a model whose middle attention says next to nothing, its ranks are better spent elsewhere."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.encoder.layers[1].self_attn.linear_out.weight.mul_(1e-3)
+    checkpoint.save(model, vocabulary, tmp_path / "mha", dtype=torch.float32)
+    found = {}
+    for allocation in ("uniform", "greedy"):
+        options = (
+            "--rank_allocation",
+            allocation,
+            "--mla_variant",
+            variant,
+            "--calibration_manifest",
+            manifest,
+        )
+        found[allocation] = convert(tmp_path / "mha", tmp_path / allocation, *options, "--calibration_s", 3)
+    uniform, greedy = found["uniform"], found["greedy"]
+    assert uniform["cache_bytes_per_frame"] == greedy["cache_bytes_per_frame"]
+    assert greedy["agreement"]["ctc_kl"] < uniform["agreement"]["ctc_kl"]
+
+
+@pytest.mark.parametrize("variant", ["joint", "simple"])
 @torch.no_grad()
-def test_calibration_beats_plain_svd(tiny_folder, manifest: Path) -> None:
-    mha = load(tiny_folder("mha"), device="cpu")
-    statistics = calibrate(mha.model, [manifest], 6)
-    whole = mha.model(*(t for t in _batch(CLIPS)))[0]
-    errors = {}
-    for method, given in (("weight", None), ("activation", statistics)):
-        model, _ = convert.convert(mha.model, 12, "mha", given)
-        assert model.config.attention.method == method
-        errors[method] = float((model(*_batch(CLIPS))[0] - whole).norm())
-    assert errors["activation"] < errors["weight"]
+def test_the_exported_twin_says_the_same_in_stock_transformers(
+    variant: str, tiny_folder, tmp_path: Path
+) -> None:
+    convert(tiny_folder("mha"), tmp_path / "mla", "--mla_variant", variant, "--export_hf", tmp_path / "hf")
+    assert furthest(tmp_path / "mla", tmp_path / "hf") < 1e-4
+    stock = Wav2Vec2ConformerForCTC.from_pretrained(tmp_path / "hf").eval()
+    for clip, expected in zip(CLIPS, log_probs(tmp_path / "mla"), strict=True):
+        normed = torch.from_numpy((clip - clip.mean()) / np.sqrt(clip.var() + 1e-7))[None]
+        assert np.abs(stock(normed).logits[0].log_softmax(-1).numpy() - expected).max() < 1e-4
 
 
-def _batch(clips: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = torch.tensor([len(clip) for clip in clips])
-    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(c) for c in clips], batch_first=True), lengths
+def test_an_mla_folder_can_be_folded_alone(tiny_folder, tmp_path: Path) -> None:
+    assert (
+        main(
+            ["--model_name", str(tiny_folder("mla-separate", "rotary")), "--export_hf", str(tmp_path / "hf")]
+        )
+        == 0
+    )
+    assert checkpoint.read_config(tmp_path / "hf").attention.kind == "mha"
+    assert furthest(tiny_folder("mla-separate", "rotary"), tmp_path / "hf") < 1e-4
 
 
-def test_position_scores_and_biases_survive(tiny_folder) -> None:
-    """Easily left out: u, v, the position projection, and the effect of the K and V biases."""
-    mha = load(tiny_folder("mha"), device="cpu").model
-    mla, _ = convert.convert(mha, WIDTH, "mha", None)
-    for old, new in zip(mha.encoder.layers, mla.encoder.layers, strict=True):
-        for name in ("pos_bias_u", "pos_bias_v", "linear_pos.weight", "linear_q.bias"):
-            assert torch.equal(old.self_attn.get_parameter(name), new.self_attn.get_parameter(name))
-    with torch.inference_mode():
-        expected = mha(*_batch(CLIPS))[0][0]
-        mha.encoder.layers[0].self_attn.linear_v.bias.add_(1.0)
-        assert (
-            convert.convert(mha, WIDTH, "mha", None)[0](*_batch(CLIPS))[0][0] - expected
-        ).abs().max() > 0.01
+def test_a_dry_run_shows_the_plan_and_writes_nothing(
+    tiny_folder, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = tiny_folder("mha")
+    options = [
+        "--output_dir",
+        tmp_path / "mla",
+        "--export_hf",
+        tmp_path / "hf",
+        "--calibration_manifest",
+        manifest,
+    ]
+    assert (
+        main(["--model_name", str(source), "--dry-run", *map(str, options), "--rank_allocation", "greedy"])
+        == 0
+    )
+    shown = capsys.readouterr().out
+    for part in ("joint latents of 16", "attention", "parameters", "FLOPs", "cache bytes a frame: 384 -> 96 (-75.0%)",
+                 "greedy", "expected", "GiB"):  # fmt: skip
+        assert part in shown
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_error_falls_as_rank_grows_and_vanishes() -> None:
-    generator = torch.Generator().manual_seed(0)
-    weight_k, weight_v, x = (torch.randn(WIDTH, WIDTH, generator=generator) for _ in range(3))
-    covariance = (x.T @ x / WIDTH).double()
-    errors = []
-    for rank in (4, 8, 16, 24, WIDTH):
-        factors = joint(weight_k, weight_v, rank, covariance)
-        errors.append(relative_error(weight_k, factors.up_k @ factors.latent, covariance))
-    assert errors == sorted(errors, reverse=True)
-    assert errors[0] > 0.3 and errors[-1] < 1e-10
+def test_rotary_positions_take_two_latents_and_nothing_else(
+    tiny_folder, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = tiny_folder("mha", "rotary")
+    for options in ([], ["--lossless"], ["--lossless", "--mla_variant", "joint"]):
+        assert main(["--model_name", str(source), "--output_dir", str(tmp_path / "no"), *options]) == 2
+        said = capsys.readouterr().err
+        assert "rotary positions, which turn the input of K but not of V" in said and "simple" in said
+    assert not (tmp_path / "no").exists()
+    options = ("--mla_variant", "simple", "--calibration_manifest", manifest, "--calibration_s", 3)
+    report = convert(source, tmp_path / "mla", *options)
+    assert report["method"] == "attention" and 0 < report["agreement"]["ctc_kl"] < 0.5
 
 
-def test_statistics_are_those_of_all_frames_together() -> None:
-    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 2
-    statistics = Statistics(6)
-    statistics.add(x[:20])
-    statistics.add(x[20:])
-    assert torch.allclose(statistics.mean, x.double().mean(0))
-    assert torch.allclose(statistics.covariance, torch.cov(x.double().T, correction=0), atol=1e-6)
-
-
-RANKS = [
-    (160, (None, 0.75), 80),
-    (160, (None, 0.8), 64),  # exactly a fifth, although 320 * (1 - 0.8) is a little less
-    (160, (None, 0.9), 32),
-    (1024, (None, 0.75), 512),
-    (1024, (None, 0.8), 400),
-    (1024, (None, 0.9), 192),
-    (1024, (200, 0.5), 192),
+REFUSALS = [
+    (["--method", "activation"], "--method activation .*--calibration_manifest"),
+    (["--method", "attention"], "--method attention .*--calibration_manifest"),
+    (["--latent_dim", "33"], "--latent_dim 33.*2 to 32"),
+    (["--cache_reduction", "0.4"], "--cache_reduction 0.4.*cuts the cache by 0.5"),
+    (["--lossless", "--mla_variant", "simple"], "--lossless is a joint latent"),
+    (["--calibration_manifest", "dev.jsonl"], "dev.jsonl"),
+    (["--model_name", "nobody"], "no model 'nobody'"),
 ]
 
 
-@pytest.mark.parametrize(("width", "options", "rank"), RANKS)
-def test_ranks(width: int, options: tuple, rank: int) -> None:
-    assert rank_of(width, *options) == rank
+@pytest.mark.parametrize(("options", "said"), REFUSALS)
+def test_what_cannot_be_done_is_said_in_one_line(
+    options: list[str], said: str, tiny_folder, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import re
+
+    assert (
+        main(["--model_name", str(tiny_folder("mha")), "--output_dir", str(tmp_path / "mla"), *options]) == 2
+    )
+    line = capsys.readouterr().err.strip()
+    assert re.search(said, line) and line.startswith("offline.convert: ") and "\n" not in line
+    assert not (tmp_path / "mla").exists()
 
 
-def test_impossible_requests_are_named(tiny_folder, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 to 32"):
-        run(tiny_folder("mha"), tmp_path, "--latent_dim", "33")
-    with pytest.raises(ValueError, match="already has mla"):
-        run(tiny_folder("mla"), tmp_path)
-    with pytest.raises(ValueError, match="separate"):
-        run(tiny_folder("mha", "rotary"), tmp_path)
-    assert tiny_model().config.attention.kind == "mha"
+def test_folders_are_neither_missing_nor_overwritten(tiny_folder, capsys: pytest.CaptureFixture) -> None:
+    source = str(tiny_folder("mha"))
+    assert main(["--model_name", source]) == 2 and "--output_dir is missing" in capsys.readouterr().err
+    assert main(["--model_name", source, "--output_dir", source]) == 2
+    assert "overwritten" in capsys.readouterr().err
+    assert main(["--model_name", str(tiny_folder("mla")), "--output_dir", "x"]) == 2
+    assert "already has mla attention" in capsys.readouterr().err
+    assert main(["--model_name", str(tiny_folder("mla")), "--export_hf", str(tiny_folder("mla"))]) == 2
+
+
+def test_held_out_speech_is_refused(
+    tiny_folder, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    held_out = manifest.with_name("test-seen.jsonl")
+    held_out.write_text(manifest.read_text())
+    options = ["--output_dir", str(tmp_path / "mla"), "--calibration_manifest", str(held_out)]
+    assert main(["--model_name", str(tiny_folder("mha")), *options]) == 2
+    assert "test-seen" in capsys.readouterr().err and not (tmp_path / "mla").exists()
+    convert(tiny_folder("mha"), tmp_path / "mla", *options[2:], "--force_calibration", "--calibration_s", 1)
+
+
+def test_every_ablation_has_a_switch_that_is_on() -> None:
+    plain = parser().parse_args([])
+    for name in ("centring", "query_weight", "output_weight", "sequential", "balance_scan"):
+        assert getattr(plain, name) is True
+        assert getattr(parser().parse_args([f"--no-{name.replace('_', '-')}"]), name) is False
+
+
+def test_a_large_conversion_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    args = parser().parse_args(
+        ["--large", "--output_file", str(tmp_path / "x" / "cost.json"), "--latent_dim", "8"]
+    )
+    convert_large.measure(args, tiny_config())
+    measured = json.loads((tmp_path / "x" / "cost.json").read_text())
+    assert measured["how"]["method"] == "weight" and measured["results"]["seconds"] > 0
+    assert measured["results"]["peak_resident_bytes"] > 50e6  # torch alone is more
+    assert measured["results"]["cache_bytes_per_frame"]["mla"] == 3 * 8 * 2
+    with pytest.raises(ValueError, match="--output_file"):
+        convert_large.measure(parser().parse_args(["--large"]), tiny_config())

@@ -41,7 +41,9 @@ def test_a_joint_latent_of_half_the_width_has_a_quarter_of_the_cache_and_less_to
     reference = replace(tiny_config(), hidden_size=1024, num_attention_heads=16, num_hidden_layers=2)
     old = cost.on_meta(reference, Attention())
     new = cost.on_meta(reference, Attention(kind="mla", latent="joint", rank=(512, 512)))
-    assert cost.cache_bytes_per_frame(new, torch.float16) * 4 == cost.cache_bytes_per_frame(old, torch.float16)
+    assert cost.cache_bytes_per_frame(new, torch.float16) * 4 == cost.cache_bytes_per_frame(
+        old, torch.float16
+    )
     # per layer: two D x D matrices and their biases against three of r x D
     assert cost.parameters(old) - cost.parameters(new) == 2 * (2 * 1024**2 + 2 * 1024 - 3 * 512 * 1024)
     assert cost.flops_per_frame(old) - cost.flops_per_frame(new) == 2 * 2 * (2 * 1024**2 - 3 * 512 * 1024)
@@ -50,4 +52,4 @@ def test_a_joint_latent_of_half_the_width_has_a_quarter_of_the_cache_and_less_to
 def test_more_work_is_expected_to_take_longer_and_more_room() -> None:
     small = cost.expectation(tiny_config(), calibration_s=0, trials=1, greedy=False, dtype=torch.float16)
     heard = cost.expectation(tiny_config(), calibration_s=1e6, trials=10, greedy=True, dtype=torch.float32)
-    assert 0 < small["seconds"] < heard["seconds"] and 0 < small["peak_bytes"] < heard["peak_bytes"]
+    assert 0 <= small["seconds"] < heard["seconds"] and 0 < small["peak_bytes"] < heard["peak_bytes"]

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from offline.factorise import Joint, Side, damped, relative_error, roots, separate, side, spectrum
 
-WIDTH = 10
-RANKS = (2, 4, 6, 8)
+WIDTH = 8
+RANKS = (2, 5)
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -16,7 +16,11 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 def moments(seed: int) -> Tensor:
     """Of inputs whose directions differ in size by far."""
-    x = draw(seed, 4 * WIDTH, WIDTH) @ torch.diag(2.0 ** -torch.arange(WIDTH)).double() @ draw(seed + 1, WIDTH, WIDTH)
+    x = (
+        draw(seed, 4 * WIDTH, WIDTH)
+        @ torch.diag(2.0 ** -torch.arange(WIDTH)).double()
+        @ draw(seed + 1, WIDTH, WIDTH)
+    )
     return x.T @ x / len(x)
 
 
@@ -30,7 +34,9 @@ def sides() -> tuple[Side, Side]:
 def descended(k: Side, v: Side, balance: float, start: list[Tensor]) -> float:
     """The least a^2 E_K + E_V that gradient descent finds from these factors (latent, up_k, up_v)."""
     factors = [part.clone().requires_grad_() for part in start]
-    optimiser = torch.optim.LBFGS(factors, max_iter=300, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        factors, max_iter=100, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> Tensor:
         optimiser.zero_grad()
@@ -43,7 +49,7 @@ def descended(k: Side, v: Side, balance: float, start: list[Tensor]) -> float:
         return total
 
     optimiser.step(loss)
-    return float(loss())
+    return loss().item()
 
 
 @pytest.mark.parametrize("rank", RANKS)
@@ -51,33 +57,36 @@ def test_no_descent_beats_separate_factors(rank: int, sides: tuple[Side, Side]) 
     one = sides[0]
     mine = one.energy(one.weight - separate(one, rank).product)
     still = side(torch.zeros(WIDTH, WIDTH))
-    for seed in range(3):
+    for seed in range(2):
         start = [draw(seed, rank, WIDTH), draw(seed + 7, WIDTH, rank), torch.zeros(WIDTH, rank).double()]
         assert mine <= descended(one, still, 1.0, start) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("rank", RANKS)
-@pytest.mark.parametrize("balance", [0.3, 1.0, 4.0])
-def test_no_descent_beats_joint_factors_of_like_inputs(rank: int, balance: float, sides: tuple[Side, Side]) -> None:
+@pytest.mark.parametrize("balance", [0.3, 3.0])
+def test_no_descent_beats_joint_factors_of_like_inputs(
+    rank: int, balance: float, sides: tuple[Side, Side]
+) -> None:
     k, v = sides[0], Side(sides[1].weight, sides[0].inputs, sides[1].metric)
     problem = Joint(k, v)
     mine = problem.lost(*(f.product for f in problem.factors(rank, balance)), balance)
-    for seed in range(3):
+    for seed in range(2):
         start = [draw(seed, rank, WIDTH), draw(seed + 7, WIDTH, rank), draw(seed + 8, WIDTH, rank)]
         assert mine <= descended(k, v, balance, start) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("rank", RANKS)
-def test_sweeps_lower_the_error_and_end_where_descent_ends(rank: int, sides: tuple[Side, Side]) -> None:
+def test_sweeps_lower_the_error_to_where_no_descent_comes(rank: int, sides: tuple[Side, Side]) -> None:
     problem = Joint(*sides)
     balance = problem.equal_energy
-    errors = [
-        problem.lost(*(f.product for f in problem.factors(rank, balance, sweeps)), balance) for sweeps in (0, 1, 3, 100)
-    ]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < errors[0]
-    k, v = problem.factors(rank, balance, 100)
-    assert errors[-1] <= descended(*sides, balance, [k.latent, k.up, v.up]) * 1.01
+
+    def lost(sweeps: int) -> float:
+        return problem.lost(*(f.product for f in problem.factors(rank, balance, sweeps)), balance)
+
+    errors = [lost(sweeps) for sweeps in (0, 1, 3, 10, 300)]
+    assert errors == sorted(errors, reverse=True) and errors[2] < 0.9 * errors[0]
+    start = [draw(0, rank, WIDTH), draw(7, WIDTH, rank), draw(8, WIDTH, rank)]
+    assert errors[-1] <= descended(*sides, balance, start)
 
 
 def test_of_a_diagonal_weight_the_largest_entries_stay() -> None:
@@ -139,7 +148,9 @@ def test_roots_and_damping() -> None:
     root, inverse = roots(spread)
     assert torch.allclose(root @ root, spread, atol=1e-9 * float(spread.abs().max()))
     assert torch.allclose(root @ inverse, torch.eye(WIDTH).double(), atol=1e-8)
-    assert torch.linalg.eigvalsh(damped(torch.zeros(3, 3) + torch.eye(3)[0])).min() > 0  # one direction never heard
+    assert (
+        torch.linalg.eigvalsh(damped(torch.diag(torch.tensor([1.0, 0, 0])))).min() > 0
+    )  # one direction never heard
 
 
 def test_relative_error_is_that_of_outputs() -> None:

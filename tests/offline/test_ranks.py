@@ -73,6 +73,6 @@ def test_allocated_ranks_go_to_layers_or_to_layers_and_sides() -> None:
     assert joint == Ranks(True, (20, 2, 2), (20, 2, 2))
     assert joint.attention("mha", "weight").rank == (20, 2, 2) and joint.row(0) == {"rank": 20}
     apart = allocated([steep] * 3 + [flat, steep, steep], uniform(8, 3, joint=False), tiny_config())
-    assert apart == Ranks(False, (2, 2, 2), (32, 4, 6)) or sum(apart.k) + sum(apart.v) == 48
-    assert apart.v[0] == 32 and apart.k[0] < 16
+    assert sum(apart.k) + sum(apart.v) == 6 * 8 and not apart.joint
+    assert apart.v[0] == 32 and max(apart.k) < 16
     assert apart.row(0) == {"rank_k": apart.k[0], "rank_v": 32}

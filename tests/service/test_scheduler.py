@@ -152,14 +152,13 @@ def test_steps_go_first_and_batches_in_the_gaps() -> None:
     assert [type(take(plan)) for _ in range(3)] == [Step, Batch, type(None)]
 
 
-def run(plan: Scheduler, step_s: float, batch_s: float, total_s: float, gap: int = 0) -> Counter[type]:
-    """Device time by kind of work, when clips wait all the time; a chunk is ready, too, but for `gap` turns a step."""
+def run(plan: Scheduler, step_s: float, batch_s: float, total_s: float) -> Counter[type]:
+    """Device time by kind of work, when clips wait all the time, and chunks as well."""
     spent: Counter[type] = Counter()
-    turns = 0
     while spent.total() < total_s:
         if not plan.batcher.busy:
             plan.batcher.submit(clip())
-        if turns % (gap + 1) == 0 and plan.steps.due() == float("inf"):
+        if plan.steps.due() == float("inf"):
             ready(plan, piece())
         work = plan.take(0)
         assert work
@@ -168,17 +167,16 @@ def run(plan: Scheduler, step_s: float, batch_s: float, total_s: float, gap: int
         device_s = step_s if isinstance(work, Step) else batch_s
         spent[type(work)] += device_s
         plan.finish(work, device_s)
-        turns += 1
     return spent
 
 
-@pytest.mark.parametrize("batch_s", [0.01, 0.5, 30.0])
+@pytest.mark.parametrize(("step_s", "batch_s"), [(0.2, 0.1), (0.2, 5.0), (1.0, 30.0)])
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
 def test_beside_more_streams_than_the_device_carries_clips_get_their_share(
-    share: float, batch_s: float
+    share: float, step_s: float, batch_s: float
 ) -> None:
-    spent = run(scheduler(clip_share=share), 0.02, batch_s, 2000 * max(batch_s, 0.1))
-    assert spent[Batch] / spent.total() == pytest.approx(share, rel=0.05)
+    spent = run(scheduler(clip_share=share), step_s, batch_s, 2_000 * step_s)
+    assert spent[Batch] / spent.total() == pytest.approx(share, rel=0.08)
 
 
 def test_beside_streams_that_leave_gaps_no_batch_goes_before_a_step() -> None:
@@ -197,9 +195,9 @@ def test_beside_streams_that_leave_gaps_no_batch_goes_before_a_step() -> None:
         plan.finish(batch, 0.1)
 
 
-def test_an_hour_of_batches_alone_is_not_held_against_them() -> None:
+def test_ten_minutes_of_batches_alone_is_not_held_against_them() -> None:
     plan = scheduler()
-    for _ in range(3600):
+    for _ in range(600):
         plan.batcher.submit(clip())
         batch = plan.take(0)
         assert batch
@@ -207,9 +205,9 @@ def test_an_hour_of_batches_alone_is_not_held_against_them() -> None:
     assert run(plan, 0.02, 0.5, 200.0)[Batch] == pytest.approx(0.2 * (200 - CREDIT_S / 0.2), rel=0.05)
 
 
-def test_an_hour_of_steps_alone_leaves_no_debt() -> None:
+def test_ten_minutes_of_steps_alone_leaves_no_debt() -> None:
     plan = scheduler()
-    for _ in range(3600):
+    for _ in range(600):
         ready(plan, piece())
         step = plan.take(0)
         assert isinstance(step, Step)

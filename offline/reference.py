@@ -1,0 +1,153 @@
+"""The reference model from the hub: fetched, converted, measured and compared, and what to serve in the end.
+
+  1  fetch     the MHA model, once; safetensors where the repository has them
+  2  convert   to runs/reference/lossless (half the cache, exact) and runs/reference/mla-75 (a quarter of it)
+  3  evaluate  all three on a sample of a LibriSpeech test split
+  4  compare   into runs/reference/report
+
+What is done is not done again: stopped anywhere, the same command goes on. Nothing is fetched before it has said how
+much, and --yes or an answer at the terminal has allowed it. Without --calibration the 75 % model minimises the weights'
+error alone; with training speech it is closer (offline.convert says more).
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from asr import checkpoint
+from offline import cli, compare, convert, corpora, evaluate
+
+REFERENCE = "facebook/wav2vec2-conformer-rel-pos-large-960h-ft"
+REVISION = "refs/pr/3"  # the safetensors; the main branch has a .bin alone
+EXAMPLE = """python -m offline.reference --yes --calibration train-clean-100 --data_dir ~/LibriSpeech
+  python -m offline.reference --model_name ~/models/wav2vec2-conformer-rel-pos-large-960h-ft --revision ''"""
+ARMS = ("lossless", "mla-75")
+REALTIME = 6  # seconds of audio a second that 618M parameters run at on two CPU cores, in bfloat16
+TEST_CLIP_S = 7.4  # mean of LibriSpeech's test-clean
+
+
+def parser() -> cli.Parser:
+    """The command line."""
+    options = cli.parser(__doc__ or "", EXAMPLE)
+    add = options.add_argument
+    add("--model_name", default=REFERENCE, help="hub id, or a folder in the same format")
+    add("--revision", default=REVISION, help="branch, tag or commit of a hub id; '' for its main branch")
+    add("--dataset", default="test-clean", help="what to measure on, as offline.evaluate takes it")
+    add("--data_dir", type=Path, help="folder of the LibriSpeech splits, where they are here already")
+    add("--max_samples", type=cli.count, default=200, help="recordings of it, evenly spaced")
+    add("--calibration", help="training speech for the 75 %% conversion, as offline.convert takes it")
+    add("--dtype", default="bfloat16", help="to measure in")
+    add("--output_dir", type=Path, default=Path("runs/reference"), help="folder for all that is made")
+    options.flag("--yes", default=False, help="fetch what is missing without asking")
+    return options
+
+
+def source_of(args: Namespace) -> str:
+    """The model as `asr.checkpoint.resolve` takes it."""
+    local = Path(args.model_name).expanduser().is_dir() or not args.revision
+    return str(args.model_name) if local else f"{args.model_name}@{args.revision}"
+
+
+def missing(args: Namespace) -> list[str]:
+    """What would have to be fetched, with sizes. Asks the hub for the model's, if it is not in its cache."""
+    found = []
+    if not Path(args.model_name).expanduser().is_dir() and not _cached(source_of(args)):
+        found.append(f"{args.model_name}: {_size(args)} to the Hugging Face cache")
+    if args.dataset in corpora.SPLITS and corpora.find_split(args.dataset, args.data_dir) is None:
+        found.append(f"LibriSpeech {args.dataset}: {corpora.SPLITS[args.dataset]:,} MB")
+    return found
+
+
+def _cached(name: str) -> bool:
+    """Whether the hub's cache holds all of a model; asks nobody."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repo, _, revision = name.partition("@")
+    try:
+        folder = Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
+        return bool(checkpoint.weight_files(folder))
+    except (LocalEntryNotFoundError, checkpoint.CheckpointError):
+        return False
+
+
+def _size(args: Namespace) -> str:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE:
+        raise ValueError(
+            f"{args.model_name} is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"
+        )
+    try:
+        info = HfApi().model_info(args.model_name, revision=args.revision or None, files_metadata=True)
+    except (HfHubHTTPError, OSError) as error:
+        raise ValueError(f"the hub does not say what {source_of(args)} holds: {error}") from error
+    weights = [file for file in info.siblings or [] if file.rfilename.endswith((".safetensors", ".bin"))]
+    chosen = [file for file in weights if file.rfilename.endswith(".safetensors")] or weights
+    return f"{sum(file.size or 0 for file in chosen) / 1e9:.1f} GB"
+
+
+def announce(args: Namespace, to_fetch: list[str]) -> None:
+    """Says what will happen, and asks where something is to be fetched. Raises ValueError when that is not allowed."""
+    minutes = args.max_samples * TEST_CLIP_S * (1 + len(ARMS)) / REALTIME / 60
+    print(f"Model {source_of(args)}; everything made goes to {args.output_dir} (about 5 GB at 618M).")
+    print("Converting takes minutes and up to 12 GB of memory at 618M. Measuring takes about "
+          f"{minutes:.0f} minutes on two CPU cores, less than one on a GPU.")  # fmt: skip
+    for line in to_fetch:
+        print(f"To fetch: {line}")
+    if not to_fetch or args.yes:
+        return
+    if not sys.stdin.isatty() or input("Fetch? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise ValueError("nothing was fetched; give --yes to allow it, or name what is here already")
+
+
+def steps(args: Namespace) -> dict[str, Callable[[], int]]:
+    """The commands behind each step, in order; those that are done are left out."""
+    source, out = source_of(args), args.output_dir
+    heard = args.calibration in corpora.SPLITS and corpora.find_split(args.calibration, args.data_dir)
+    learned = ["--calibration_manifest", str(heard or args.calibration)] if args.calibration else []
+    conversions = {
+        "lossless": ["--lossless"],
+        "mla-75": ["--cache_reduction", "0.75", *learned],
+    }
+    found: dict[str, Callable[[], int]] = {}
+    for name, how in conversions.items():
+        if not (out / name / "report.json").is_file():  # written last
+            words = ["--model_name", source, "--output_dir", str(out / name), *how]
+            found[f"convert {name}"] = partial(convert.main, words)
+    result = out / "results.json"
+    models = [source, *(str(out / name) for name in ARMS)]
+    measured = ["--model", ",".join(models), "--dataset", args.dataset, "--output_file", str(result)]
+    measured += ["--max_samples", str(args.max_samples), "--dtype", args.dtype, "--download"]
+    measured += ["--data_dir", str(args.data_dir)] if args.data_dir else []
+    found["evaluate"] = lambda: evaluate.main(
+        measured
+    )  # goes on by itself, and is quick when there is nothing to do
+    reported = [f"--models={','.join(f'{name}={out / name}' for name in ARMS)}"]
+    found["compare"] = partial(compare.main, [str(result), *reported, "--output_dir", str(out / "report")])
+    return found
+
+
+def run(args: Namespace) -> None:
+    """Does all steps. Raises ValueError where one cannot be done."""
+    announce(args, missing(args))
+    checkpoint.resolve(source_of(args))
+    for name, work in steps(args).items():
+        print(f"\n== {name}", flush=True)
+        if code := work():
+            raise ValueError(f"{name} failed with exit code {code}; the same command goes on from here")
+    served = ",".join([f"mha={source_of(args)}", *(f"{name}={args.output_dir / name}" for name in ARMS)])
+    print(f"\nServe them all: make serve MODELS={served}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; 0 when all is done, 2 when something given cannot be used."""
+    args = parser().parse_args(argv)
+    return cli.run("offline.reference", lambda: run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The command against a real server, on a model that hears what it is told."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from loadtests.stream_client import Sound, StreamError, main
+from tests.fakes import FakeTranscriber, spoken
+from tests.service.conftest import Served, serving
+from tests.service.live import stream_settings
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with serving(stream_settings(), {"mha": FakeTranscriber()}) as served:
+        yield served
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "talk.flac", spoken("HELLO WORLD " + "_" * 20 + "AGAIN"), 16_000)
+    return tmp_path / "talk.flac"
+
+
+def command(server: Served, file: Path, *options: str) -> int:
+    return main([str(file), "--model", "mha", "--url", server.url.replace("http", "ws"), *options])
+
+
+def test_it_prints_partials_and_finals(
+    server: Served, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(server, file) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "… hello wo",
+        "… hello world",
+        "[   0.00 -    0.86] hello world",
+        "[   2.56 -    2.94] again",
+    ]
+    assert err.startswith("2.96 s of sound, 5 steps, ") or err.startswith("2.97 s of sound, 5 steps, ")
+    assert "first text" in err and "last final" in err
+
+
+def test_words_and_profile(server: Served, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(server, file, "--words", "--profile", "fast", "--piece_ms", "33") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "… hell"
+    at = out.index("[   0.00 -    0.86] hello world")
+    assert out[at + 1] == "       0.00 -    0.38  hello  (90%)"
+
+
+def test_json_is_what_the_server_says(server: Served, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(server, file, "--json") == 0
+    kinds = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
+    assert kinds[0] == "ready" and kinds[-1] == "done" and kinds.count("final") == 2
+
+
+def test_in_real_time_it_takes_as_long_as_it_was_spoken(server: Served, file: Path) -> None:
+    """A lower bound only: nothing is sent before its time."""
+    import time
+
+    started = time.monotonic()
+    assert command(server, file, "--realtime") == 0
+    assert time.monotonic() - started >= 2.9
+
+
+def test_stereo_at_another_rate_is_mixed(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full((4_800, 2), [0.5, 0.0]), 48_000)
+    sound = Sound.read(tmp_path / "a.wav")
+    assert sound.rate == 48_000 and sound.samples == pytest.approx(np.full(4_800, 0.25), abs=1e-4)
+    assert b"".join(sound.pieces(7)) == np.full(4_800, 8_192, "<i2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--profile", "slow"], "profile_not_found: no profile 'slow'; choices: balanced, fast, long"),
+        (["--model", "nobody"], "model_not_found"),
+        (["--url", "http://localhost:1"], "scheme"),
+        (["--url", "ws://localhost:1"], "Connect"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    server: Served, file: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(server, file, *options) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and said in err
+
+
+def test_files_that_are_no_sound(server: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(server, tmp_path / "none.wav") == 1
+    assert "none.wav" in capsys.readouterr().err
+    soundfile.write(tmp_path / "high.wav", np.zeros(100), 96_000)
+    with pytest.raises(StreamError, match="96000 Hz"):
+        Sound.read(tmp_path / "high.wav")
+    with pytest.raises(SystemExit):
+        command(server, tmp_path / "high.wav", "--piece_ms", "0")
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "Example:" in capsys.readouterr().out
