@@ -17,7 +17,7 @@ Variables; paths are relative to the repository:
                    facebook/wav2vec2-conformer-rel-pos-large-960h-ft
   MLA_DIR          the converted model, made if it is missing; default: checkpoints/<base>_mla
                    (conformer_mla_from_hf for the reference model)
-  CONVERT_OPTIONS  for that conversion; default: --cache_reduction 0.75, calibrated on TRAIN_DATA if that is a manifest
+  CONVERT_OPTIONS  for that conversion; default: --cache_reduction 0.75, calibrated on what is learnt from
   OUTPUT_DIR       default: results/<base>_mla_finetuned (conformer_mla_finetuned), and _quick after it
   TRAIN_DATA, DEV_DATA   manifests, tables, Kaldi or LibriSpeech folders, LibriSpeech splits, hf:dataset:split
   DATA_DIR         a LibriSpeech tree; train-clean-100 and dev-clean are taken
@@ -48,18 +48,18 @@ esac
 MLA_DIR="${MLA_DIR:-checkpoints/$converted}"
 OUTPUT_DIR="${OUTPUT_DIR:-results/$tuned$([ "$mode" = full ] || echo "_$mode")}"
 
-# What there is to hear, and what of it the conversion can be calibrated on.
-data=() calibration=
-if [ -n "${TRAIN_DATA:-}${DEV_DATA:-}${DATA_DIR:-}" ]; then
-  [ -z "${TRAIN_DATA:-}" ] || data+=(--train_manifest "$TRAIN_DATA")
-  [ -z "${DEV_DATA:-}" ] || data+=(--dev_manifest "$DEV_DATA")
-  [ -z "${DATA_DIR:-}" ] || data+=(--data_dir "$DATA_DIR")
-  calibration="${TRAIN_DATA:-}"
-elif [[ " $*" =~ \ --(train|data|offline|use) || -n "${LIBRISPEECH_ROOT:-}" || -d data/LibriSpeech || -d data/librispeech ]]; then
-  :
-elif [ -e data/speech/train.jsonl ]; then
-  calibration=data/speech/train.jsonl
-else
+data=()
+[ -z "${TRAIN_DATA:-}" ] || data+=(--train_manifest "$TRAIN_DATA")
+[ -z "${DEV_DATA:-}" ] || data+=(--dev_manifest "$DEV_DATA")
+[ -z "${DATA_DIR:-}" ] || data+=(--data_dir "$DATA_DIR")
+# What the conversion can be calibrated on: what is learnt from, where that is a file or a folder here.
+root="${DATA_DIR:-${LIBRISPEECH_ROOT:-data}}" calibration="${TRAIN_DATA:-}"
+if [ -z "$calibration" ] && [[ " $*" != *" --train"* ]]; then
+  for place in "$root"/{LibriSpeech,librispeech/LibriSpeech,librispeech,.}/train-clean-100 data/speech/train.jsonl; do
+    [ ! -e "$place" ] || [ -n "$calibration" ] || calibration="$place"
+  done
+fi
+if [ -z "$calibration" ] && [[ ! " $*" =~ \ --(train|data|offline|use) ]]; then
   echo "run_mla_finetuning.sh: there is no speech to learn from. Set TRAIN_DATA and DEV_DATA, or DATA_DIR to a" \
     "LibriSpeech tree, or add --use_hf_dataset to fetch LibriSpeech's train-clean-100, or make data/speech with:" \
     "make synthesize" >&2
@@ -68,7 +68,7 @@ fi
 
 if [ ! -e "$MLA_DIR/config.json" ]; then
   options=(--cache_reduction 0.75)
-  [[ "$calibration" != *.jsonl ]] || options+=(--calibration_manifest "$calibration")
+  [ -z "$calibration" ] || options+=(--calibration_manifest "$calibration")
   [ -z "${CONVERT_OPTIONS:-}" ] || read -ra options <<<"$CONVERT_OPTIONS"
   echo "Converting $BASE_MODEL to $MLA_DIR"
   "$PYTHON" -m offline.convert --model_name "$BASE_MODEL" --output_dir "$MLA_DIR" "${options[@]}"

@@ -24,7 +24,7 @@ from offline.ranks import Ranks, uniform
 Method = Literal["weight", "activation", "attention"]
 Row = dict[str, Any]
 SCAN = [2.0**power for power in range(-3, 4)]  # balances to try, as multiples of the equal-energy one
-SCAN_S = 60.0  # of the calibration speech
+SCAN_S = 30.0  # of the calibration speech
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ needs calibration speech is null without.
 """
 
 import argparse
+import json
 import sys
 import time
 from argparse import Namespace
@@ -210,10 +211,11 @@ def run(args: Namespace, config: ModelConfig) -> Row:
         "layers": rows,
         "agreement": heard and heard.agreement(),
         **_costs(model, latent_model, args.dtype),
-        "peak_process_bytes": conversion_report.peak_bytes(),
-        "seconds": round(time.monotonic() - started, 1),
     }
-    checkpoint.save(latent_model, vocabulary, args.output_dir, report, DTYPES[args.dtype])
+    checkpoint.save(latent_model, vocabulary, args.output_dir, dtype=DTYPES[args.dtype])
+    report["seconds"] = round(time.monotonic() - started, 1)
+    report["peak_process_bytes"] = conversion_report.peak_bytes()
+    (args.output_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if args.export_hf:
         export(args.output_dir, args.export_hf)
     return report

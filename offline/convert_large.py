@@ -4,7 +4,7 @@ A process of its own does the work, with the command line of offline.convert, so
 """
 
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,13 +41,11 @@ def measure(args: Namespace, config: ModelConfig | None = None) -> None:
             "--output_dir",
             str(target),
         ]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        started = time.monotonic()
+        started, used = time.monotonic(), processor_seconds()
         done = subprocess.run([*words, *options(args)])
-        seconds = time.monotonic() - started
+        seconds, used = time.monotonic() - started, processor_seconds() - used
         if done.returncode:
             raise ValueError("the conversion failed; its own words are above")
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         report = json.loads((target / "report.json").read_text())
     result = {
         "what": {
@@ -57,6 +55,7 @@ def measure(args: Namespace, config: ModelConfig | None = None) -> None:
             "git_commit": provenance.git_commit(),
             "versions": report["versions"],
             "machine": provenance.machine(),
+            "load_average": os.getloadavg(),
         },
         "how": {
             "command": provenance.command("offline.convert"),
@@ -66,14 +65,23 @@ def measure(args: Namespace, config: ModelConfig | None = None) -> None:
         },
         "results": {
             "seconds_whole_process": round(seconds, 1),
+            "processor_seconds": round(used, 1),
             "seconds": report["seconds"],
-            "peak_resident_bytes": peak * 1024 if peak > before else None,
+            "peak_resident_bytes": report["peak_process_bytes"],
             **{key: report[key] for key in ("parameters", "flops_per_frame", "cache_bytes_per_frame")},
         },
     }
     args.output_file.parent.mkdir(parents=True, exist_ok=True)
     args.output_file.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{seconds:.0f} s, peak {peak * 1024 / 2**30:.2f} GiB; written: {args.output_file}")
+    print(
+        f"{seconds:.0f} s, peak {report['peak_process_bytes'] / 2**30:.2f} GiB; written: {args.output_file}"
+    )
+
+
+def processor_seconds() -> float:
+    """What all finished child processes took of processors: unlike the clock it does not count what others took."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def write_random(config: ModelConfig, folder: Path) -> None:

@@ -54,7 +54,7 @@ def side(weight: Tensor, inputs: Tensor | None = None, metric: Tensor | None = N
     """A side in float64; the inputs damped, identities for what is None."""
     identity = torch.eye(len(weight), dtype=torch.float64)
     moments = identity if inputs is None else damped(inputs)
-    return Side(weight.double(), moments, identity if metric is None else metric.double())
+    return Side(weight.detach().double(), moments, identity if metric is None else metric.double())
 
 
 def damped(moments: Tensor) -> Tensor:

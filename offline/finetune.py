@@ -25,6 +25,7 @@ from transformers import TrainerState
 
 from offline import cli
 from offline.finetuning.build import build, facts
+from offline.finetuning.distill import Weights
 from offline.finetuning.tuner import FineTuner, evaluations
 from offline.objective import PARTS
 from offline.resume import STATE, resume_point
@@ -109,19 +110,15 @@ def _add_objective_options(options: cli.Parser) -> None:
     options.flag(
         "--distill", default=False, help="learn from --base_model's posteriors and attention outputs too"
     )
-    add("--ctc_weight", type=cli.weight, default=1.0, help="of the texts' loss; nats a character")
+    weights = Weights()
+    add("--ctc_weight", type=cli.weight, default=weights.ctc, help="with --distill, of the texts' loss")
     add(
         "--kl_weight",
         type=cli.weight,
-        default=1.0,
-        help="with --distill, of the posteriors' KL; nats a character",
+        default=weights.kl,
+        help="of the posteriors' KL; both nats a character",
     )
-    add(
-        "--mse_weight",
-        type=cli.weight,
-        default=1.0,
-        help="with --distill, of the attention outputs' relative error",
-    )
+    add("--mse_weight", type=cli.weight, default=weights.mse, help="of the attention outputs' relative error")
     add(
         "--chunk_share",
         type=cli.share,

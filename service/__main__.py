@@ -51,6 +51,7 @@ class DrainingServer(uvicorn.Server):
             self._service.streams.drain()
         now = time.monotonic()
         if now >= self._cut_at or (now >= self._stop_at and not self._service.streams.connected):
+            self.config.timeout_graceful_shutdown = max(1, round(self._cut_at - now))
             self.should_exit = True
         return await super().on_tick(counter)
 

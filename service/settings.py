@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 2**20
@@ -167,10 +167,13 @@ class Settings(BaseSettings):
 
     @field_validator("models", "stream_profiles", mode="before")
     @classmethod
-    def _pairs(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return json.loads(value) if value.lstrip().startswith("{") else dict(map(_pair, value.split(",")))
-        return value
+    def _pairs(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("{"):
+            return json.loads(value)
+        split = _pair if info.field_name == "models" else _sizes
+        return dict(map(split, value.split(",")))
 
     @field_validator("models")
     @classmethod
@@ -195,6 +198,11 @@ def _amount(text: str) -> float:
     number, unit, binary = found.groups()
     power = "KMGT".index(unit.upper()) + 1 if unit else 0
     return float(number) * (1024 if binary else 1000) ** power
+
+
+def _sizes(text: str) -> tuple[str, str]:
+    name, _, sizes = (part.strip() for part in text.partition("="))
+    return name, sizes
 
 
 def _profile(name: str, sizes: str) -> Profile:

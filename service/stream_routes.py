@@ -48,7 +48,6 @@ GOODBYE_S = 5.0  # for the last words to a client that may not be listening
 
 @router.websocket("/stream")
 async def stream(socket: WebSocket) -> None:
-    await socket.accept()
     await Connection(socket, socket.app.state.service).run()
 
 
@@ -78,6 +77,7 @@ class Connection:
 
     async def _run(self) -> str:
         try:
+            await self._socket.accept()
             await self._serve()
             await self._close(1000)
             return "end"

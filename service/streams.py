@@ -83,11 +83,11 @@ class Streams:
         if not self._draining:
             self._draining = True
             for stop in list(self._stops):
-                stop(_draining())
+                stop(_draining("what was heard has been said"))
 
     def _slots(self, model: str, profile: str) -> Slots:
         if self._draining:
-            raise _draining()
+            raise _draining("no streams are opened")
         if profile not in self.profiles:
             choices = ", ".join(self.profiles)
             raise NotFound(
@@ -100,5 +100,5 @@ class Streams:
         return self.slots[model, profile]
 
 
-def _draining() -> ApiError:
-    return Unavailable("the server is shutting down; what it has heard has been said", code="draining")
+def _draining(consequence: str) -> ApiError:
+    return Unavailable(f"the server is shutting down: {consequence}", code="draining")

@@ -64,7 +64,7 @@ def changed(before: Path, after: Path) -> set[str]:
 
 def test_distillation_brings_the_converted_model_back(arms: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tune(
-        arms, "healed", "--distill", "--fp32", max_steps=40, ctc_weight=0, batch_size=4, logging_steps=1,
+        arms, "healed", "--distill", "--fp32", max_steps=40, ctc_weight=0, mse_weight=1, batch_size=4, logging_steps=1,
         gradient_accumulation_steps=1, eval_steps=40, chunk_share=0,
     )  # fmt: skip
     lines = [json.loads(line) for line in (arms / "healed/log.jsonl").read_text().splitlines()]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from offline.calibration import Calibration, kl
-from offline.conversion import Settings
+from offline.conversion import Settings, sides
 from offline.ranks import allocated, uniform
-from offline.sensitivity import gains
+from offline.sensitivity import _cut, _joint, gains
 from tests.conftest import noise, tiny_config, tiny_model
 
 WAVES = [torch.from_numpy(noise(samples, seed)) for seed, samples in enumerate((16_000, 9_001))]
@@ -20,8 +20,6 @@ def test_what_lies_beyond_the_uniform_rank_is_the_divergence_of_cutting_there() 
     assert heard.original is start and heard.converted is start
     assert len(found) == 3 and all((gain.diff() <= 1e-12).all() and gain.shape == (32,) for gain in found)
     # of the last layer, the long way: only it cut, by the same factors
-    from offline.sensitivity import _cut, _joint, sides
-
     for layer in model.encoder.layers[:2]:
         heard.original = [heard.run(layer, hidden).detach() for hidden in heard.original]
     last = model.encoder.layers[2]

@@ -133,6 +133,7 @@ def test_health_and_pages(server: Served) -> None:
     page = server.client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "http" not in page.text.replace("http-equiv", "")  # nothing from elsewhere
+    assert all(part in page.text for part in ('id="live"', "AudioWorkletProcessor", "stream?model="))
     operation = server.client.get("/openapi.json").json()["paths"]["/transcribe"]["post"]
     assert "response_format" in {parameter["name"] for parameter in operation["parameters"]}
     assert server.client.get("/docs").status_code == 200
