@@ -53,22 +53,25 @@ data=()
 [ -z "${DEV_DATA:-}" ] || data+=(--dev_manifest "$DEV_DATA")
 [ -z "${DATA_DIR:-}" ] || data+=(--data_dir "$DATA_DIR")
 # What the conversion can be calibrated on: what is learnt from, where that is a file or a folder here.
-root="${DATA_DIR:-${LIBRISPEECH_ROOT:-data}}" calibration="${TRAIN_DATA:-}"
-if [ -z "$calibration" ] && [[ " $*" != *" --train"* ]]; then
-  for place in "$root"/{LibriSpeech,librispeech/LibriSpeech,librispeech,.}/train-clean-100 data/speech/train.jsonl; do
-    [ ! -e "$place" ] || [ -n "$calibration" ] || calibration="$place"
+calibration="${TRAIN_DATA:-}"
+if [[ -z "$calibration" && ! " $*" =~ \ --(train|data|offline|use) ]]; then
+  root="${DATA_DIR:-${LIBRISPEECH_ROOT:-data}}"
+  places=("$root"/{LibriSpeech,librispeech/LibriSpeech,librispeech,.}/train-clean-100)
+  [ -n "${DATA_DIR:-}" ] || places+=(data/speech/train.jsonl)
+  for place in "${places[@]}"; do
+    [ -n "$calibration" ] || [ ! -e "$place" ] || calibration="$place"
   done
-fi
-if [ -z "$calibration" ] && [[ ! " $*" =~ \ --(train|data|offline|use) ]]; then
-  echo "run_mla_finetuning.sh: there is no speech to learn from. Set TRAIN_DATA and DEV_DATA, or DATA_DIR to a" \
-    "LibriSpeech tree, or add --use_hf_dataset to fetch LibriSpeech's train-clean-100, or make data/speech with:" \
-    "make synthesize" >&2
-  exit 2
+  if [ -z "$calibration" ]; then
+    echo "run_mla_finetuning.sh: there is no speech to learn from; looked for ${places[*]}. Set TRAIN_DATA and" \
+      "DEV_DATA, or DATA_DIR to a LibriSpeech tree, or add --use_hf_dataset to fetch LibriSpeech's train-clean-100, or make" \
+      "data/speech with: make synthesize" >&2
+    exit 2
+  fi
 fi
 
 if [ ! -e "$MLA_DIR/config.json" ]; then
   options=(--cache_reduction 0.75)
-  [ -z "$calibration" ] || options+=(--calibration_manifest "$calibration")
+  [[ -z "$calibration" || "$calibration" == hf:* ]] || options+=(--calibration_manifest "$calibration")
   [ -z "${CONVERT_OPTIONS:-}" ] || read -ra options <<<"$CONVERT_OPTIONS"
   echo "Converting $BASE_MODEL to $MLA_DIR"
   "$PYTHON" -m offline.convert --model_name "$BASE_MODEL" --output_dir "$MLA_DIR" "${options[@]}"

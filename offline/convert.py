@@ -155,11 +155,21 @@ def check(args: Namespace, config: ModelConfig) -> None:
         raise ValueError(f"--lossless loses nothing that --method {args.method} could weigh: leave it out")
     if args.output_dir is None and not args.dry_run:
         raise ValueError("--output_dir is missing: a folder to write to (or --dry_run)")
-    if args.output_dir and args.output_dir.resolve() == checkpoint.resolve(args.model_name).resolve():
-        raise ValueError(f"--output_dir {args.output_dir} is the model's own folder: it would be overwritten")
+    check_folders(args)
     default = "attention" if args.calibration_manifest and not args.lossless else "weight"
     args.method = args.method or default
     args.dtype = args.dtype or ("float32" if args.lossless else "float16")
+
+
+def check_folders(args: Namespace) -> None:
+    """Raises ValueError where one folder would be written over another."""
+    taken = {checkpoint.resolve(args.model_name).resolve(): "the model's own folder"}
+    for option in ("output_dir", "export_hf"):
+        folder = getattr(args, option)
+        if folder and folder.resolve() in taken:
+            raise ValueError(f"--{option} {folder} is {taken[folder.resolve()]}: it would be overwritten")
+        if folder:
+            taken[folder.resolve()] = f"the folder of --{option}"
 
 
 def uniform_ranks(args: Namespace, config: ModelConfig) -> Ranks:
@@ -250,8 +260,6 @@ def _costs(old: ConformerCTC, new: ConformerCTC, dtype: str) -> dict[str, Any]:
 
 def export(source: str | Path, folder: Path) -> None:
     """Write the folded twin of an MLA checkpoint, as it is stored, in float32. Raises ValueError if it is not MLA."""
-    if folder.resolve() == checkpoint.resolve(source).resolve():
-        raise ValueError(f"--export_hf {folder} is the mla model's own folder: it would be overwritten")
     model, vocabulary = checkpoint.load(source)
     report = {"made_by": "offline.convert --export_hf", "folded_from": provenance.tidy(source)}
     checkpoint.save(folded(model), vocabulary, folder, report, torch.float32)
@@ -266,6 +274,9 @@ def work(args: Namespace) -> None:
         return measure(args)
     config = checkpoint.read_config(checkpoint.resolve(args.model_name))
     if config.attention.kind == "mla" and args.export_hf and args.output_dir is None:
+        check_folders(args)
+        if args.dry_run:
+            return print(f"{args.model_name} -> {args.export_hf}: would fold the latents, nothing is written")
         return export(args.model_name, args.export_hf)
     check(args, config)
     if args.dry_run:

@@ -200,8 +200,12 @@ def run(args: Namespace) -> FineTuner:
     }
     write(tuner, file, metadata)
     train(tuner, start)
-    write(tuner, file, metadata | outcome(tuner) | {"seconds": round(time.monotonic() - started, 1)})
-    best, before = (outcome(tuner)["best"], metadata["start"])
+    ended = outcome(tuner) | {
+        "resumed_from": start and Path(start).name,
+        "wall_s": round(time.monotonic() - started),
+    }
+    write(tuner, file, metadata | ended)
+    best, before = ended["best"], metadata["start"]
     say(f"{args.output_dir}: WER on dev {before['eval_wer']}% -> {best['eval_wer']}% (step {best['step']})")
     return tuner
 
@@ -233,9 +237,11 @@ def outcome(tuner: FineTuner) -> dict[str, Any]:
 
 
 def write(tuner: FineTuner, file: Path, metadata: dict[str, Any]) -> None:
-    """Writes metadata.json, from one process."""
+    """Writes metadata.json, from one process and at one blow: another may be reading it, or end this one."""
     if tuner.args.should_save:
-        file.write_text(json.dumps(metadata, indent=2) + "\n")
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps(metadata, indent=2) + "\n")
+        new.replace(file)
 
 
 def main(argv: list[str] | None = None) -> int:

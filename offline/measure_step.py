@@ -9,8 +9,9 @@ decoding and the moving average are left out.
 --output_file:
   what     git_commit, versions, machine, device, load_average; the latents' attention
   how      command, batch_size, clip_s, threads, trainable, distill
-  results  precision, parameters and how many of them learn, steps (of each: forward_s, backward_s, optimiser_s, loss),
-           built_peak_bytes (before any step) and peak_bytes: resident on a CPU, allocated on a GPU
+  results  precision, parameters and how many of them learn; steps, of each forward_s, backward_s, optimiser_s, loss and
+           left_out (by the loss scaler); built_peak_bytes (before any step) and peak_bytes: resident on a CPU,
+           allocated on a GPU
 """
 
 import json
@@ -100,7 +101,8 @@ def measure(args: Namespace, config: ModelConfig, precision: str) -> dict[str, A
     objective.to(device).train()
     learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learning, 1e-5, fused=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    # lower than the default, at which the first steps overflow, and are left out instead of measured
+    scaler = torch.amp.GradScaler(device.type, init_scale=2.0**8, enabled=precision == "fp16")
     batch = batch_of(args, config, device)
     built = peak_bytes(device)
     kind = PRECISIONS[precision]
@@ -132,9 +134,9 @@ def step(
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     kind: torch.dtype,
-) -> dict[str, float]:
-    """Takes one step; returns its loss and the seconds of its parts."""
-    device = batch["waves"].device
+) -> dict[str, Any]:
+    """Takes one step; returns its loss, the seconds of its parts, and whether the scaler let it be."""
+    device, scale = batch["waves"].device, scaler.get_scale()
     started = now(device)
     with torch.autocast(device.type, kind, enabled=kind != torch.float32):
         loss = objective(**batch)["loss"]
@@ -147,9 +149,8 @@ def step(
     scaler.update()
     optimiser.zero_grad()
     seconds = {"forward_s": heard - started, "backward_s": back - heard, "optimiser_s": now(device) - back}
-    return {name: round(value, 3) for name, value in seconds.items()} | {
-        "loss": round(float(loss.detach()), 4)
-    }
+    outcome = {"loss": round(float(loss.detach()), 4), "left_out": scaler.get_scale() < scale}
+    return {name: round(value, 3) for name, value in seconds.items()} | outcome
 
 
 def now(device: torch.device) -> float:

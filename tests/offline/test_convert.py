@@ -186,6 +186,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     for part in ("joint latents of 16", "attention", "parameters", "FLOPs", "cache bytes a frame: 384 -> 96 (-75.0%)",
                  "greedy", "expected", "GiB"):  # fmt: skip
         assert part in shown
+    folding = ["--model_name", str(tiny_folder("mla")), "--export_hf", str(tmp_path / "hf"), "--dry_run"]
+    assert main(folding) == 0 and "would fold" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -233,7 +235,11 @@ def test_folders_are_neither_missing_nor_overwritten(tiny_folder, capsys: pytest
     assert "overwritten" in capsys.readouterr().err
     assert main(["--model_name", str(tiny_folder("mla")), "--output_dir", "x"]) == 2
     assert "already has mla attention" in capsys.readouterr().err
-    assert main(["--model_name", str(tiny_folder("mla")), "--export_hf", str(tiny_folder("mla"))]) == 2
+    for options in (["--model_name", str(tiny_folder("mla"))], ["--model_name", "mha", "--output_dir", "x"]):
+        own = str(tiny_folder("mla")) if "mha" not in options else "x"
+        assert main([*options, "--export_hf", own]) == 2
+        assert "overwritten" in capsys.readouterr().err
+    assert not Path("x").exists()
 
 
 def test_held_out_speech_is_refused(

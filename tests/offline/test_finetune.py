@@ -86,7 +86,7 @@ def test_distillation_brings_the_converted_model_back(arms: Path, capsys: pytest
     assert metadata["parameters"] > metadata["parameters_learning"] > 0
     assert metadata["weights_sha256"] != metadata["teacher_sha256"] is not None
     assert len(asr.load(arms / "healed").transcribe([tone("A CAB")])) == 1
-    assert main(command(arms, "healed", "--distill", "--fp32", max_steps=40, ctc_weight=0, batch_size=4,
+    assert main(command(arms, "healed", "--distill", "--fp32", max_steps=40, ctc_weight=0, mse_weight=1, batch_size=4,
                         gradient_accumulation_steps=1, eval_steps=40, chunk_share=0)) == 0  # fmt: skip
     assert "finished already" in capsys.readouterr().out
 

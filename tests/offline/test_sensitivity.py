@@ -12,6 +12,7 @@ from tests.conftest import noise, tiny_config, tiny_model
 WAVES = [torch.from_numpy(noise(samples, seed)) for seed, samples in enumerate((16_000, 9_001))]
 
 
+@torch.no_grad()
 def test_what_lies_beyond_the_uniform_rank_is_the_divergence_of_cutting_there() -> None:
     model = tiny_model()
     heard = Calibration(model, WAVES)
@@ -21,18 +22,17 @@ def test_what_lies_beyond_the_uniform_rank_is_the_divergence_of_cutting_there() 
     assert len(found) == 3 and all((gain.diff() <= 1e-12).all() and gain.shape == (32,) for gain in found)
     # of the last layer, the long way: only it cut, by the same factors
     for layer in model.encoder.layers[:2]:
-        heard.original = [heard.run(layer, hidden).detach() for hidden in heard.original]
+        heard.original = [heard.run(layer, hidden) for hidden in heard.original]
     last = model.encoder.layers[2]
     statistics = heard.statistics(last, sequential=False)
     ((_, weight_k, weight_v, _),) = _joint(
         *sides(last.self_attn, statistics, Settings("attention", centring=False)), 8
     )
-    with torch.no_grad():
-        cut = _cut(last, weight_k, weight_v, statistics.mean)
-        divergence = sum(
-            kl(heard.log_probs(heard.run(last, hidden)), heard.log_probs(heard.run(cut, hidden)))
-            for hidden in heard.original
-        )
+    cut = _cut(last, weight_k, weight_v, statistics.mean)
+    divergence = sum(
+        kl(heard.log_probs(heard.run(last, hidden)), heard.log_probs(heard.run(cut, hidden)))
+        for hidden in heard.original
+    )
     assert float(found[2][8:].sum()) == pytest.approx(divergence, rel=1e-3)
 
 

@@ -1,6 +1,5 @@
 """Streams on the device: in what company, beside what, and what happens when it fails."""
 
-import time
 from typing import Any
 
 import numpy as np
@@ -83,24 +82,27 @@ def test_draining_ends_streams_with_what_they_have_heard() -> None:
 
 def test_streams_that_are_ready_together_go_together() -> None:
     model = FakeTranscriber()
-    with serving(stream_settings(), {"mha": model, "mla": FakeTranscriber()}) as served:
-        with (
-            live(served.url) as a,
-            live(served.url) as b,
-            live(served.url) as c,
-            live(served.url, "mla") as d,
-        ):
-            model.step_gate.clear()
-            model.steps.clear()
-            for client in (a, b, c, d):
-                client.play(spoken("ABCDEFGH"))
-            assert model.stepped.wait(WAIT_S)
-            wait_until(lambda: served.service.streams._steps.due() < time.monotonic(), "company")
-            model.step_gate.set()
-            for client in (a, b, c, d):
-                client.finish()
-        assert {client.text for client in (a, b, c, d)} == {"abcdefgh"}
-        assert max(len(step) for step in model.steps) >= 2
+    with (
+        serving(stream_settings(), {"mha": model, "mla": FakeTranscriber()}) as served,
+        live(served.url) as a,
+        live(served.url) as b,
+        live(served.url) as c,
+        live(served.url, "mla") as d,
+    ):
+        model.step_gate.clear()
+        model.stepped.clear()
+        model.steps.clear()
+        a.play(spoken("ABCDEFGH"))
+        assert model.stepped.wait(WAIT_S)
+        for client in (b, c, d):
+            client.play(spoken("ABCDEFGH"))
+        steps = served.service.engine._scheduler.steps
+        wait_until(lambda: len(steps._ready.get((("mha", "balanced"), True), ())) == 2, "two chunks")
+        model.step_gate.set()
+        for client in (a, b, c, d):
+            client.finish()
+        assert [client.text for client in (a, b, c, d)] == ["abcdefgh"] * 4
+        assert [len(step) for step in model.steps[:2]] == [1, 2]
         assert model.threads == {"engine"}
 
 

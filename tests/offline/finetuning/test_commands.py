@@ -102,7 +102,13 @@ def test_the_script_says_what_it_wants(checkout: Path) -> None:
         empty.returncode == 2 and "Set TRAIN_DATA and DEV_DATA" in empty.stderr and "RUN" not in empty.stdout
     )
     reference = "facebook/wav2vec2-conformer-rel-pos-large-960h-ft"
-    convert, full = commands(checkout, "full", BASE_MODEL=reference, DATA_DIR="/librispeech")
-    assert convert[-3:] == ["checkpoints/conformer_mla_from_hf", "--cache_reduction", "0.75"]
+    nowhere = shell(checkout, "full", BASE_MODEL=reference, DATA_DIR="tree")
+    assert nowhere.returncode == 2 and "tree/LibriSpeech/train-clean-100" in nowhere.stderr
+    (checkout / "tree/LibriSpeech/train-clean-100").mkdir(parents=True)
+    convert, full = commands(checkout, "full", BASE_MODEL=reference, DATA_DIR="tree")
+    calibrated = ["--cache_reduction", "0.75", "--calibration_manifest", "tree/LibriSpeech/train-clean-100"]
+    assert convert[-5:] == ["checkpoints/conformer_mla_from_hf", *calibrated]
     args = parser().parse_args(full[2:])
-    assert (args.output_dir, args.data_dir) == (Path("results/conformer_mla_finetuned"), Path("/librispeech"))
+    assert (args.output_dir, args.data_dir) == (Path("results/conformer_mla_finetuned"), Path("tree"))
+    convert, full = commands(checkout, "quick", "--use_hf_dataset", CONVERT_OPTIONS="--latent_dim 512")
+    assert convert[-2:] == ["--latent_dim", "512"] and parser().parse_args(full[2:]).use_hf_dataset
