@@ -61,13 +61,16 @@ synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in da
 	  --dev_clips 150 --test_seen_clips 800 --test_unseen_clips 400 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/everyday --hours 2 --seed 2 $(VOICES) --everyday_share 1.0 \
 	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/more --hours 10 --seed 5 $(VOICES) --everyday_share 0.8 \
+	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 
 # The bundled models, from nothing. Stopped anywhere, it goes on where it was.
 SPEECH   := data/speech/train.jsonl
 EVERYDAY := data/everyday/train.jsonl
+MORE     := data/more/train.jsonl
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (2 hours on 2 cores)
+bundled: synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (4 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
@@ -79,7 +82,11 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	$(LEARN) --train_manifest $(SPEECH),$(EVERYDAY) --init_from runs/mha-2/final --output_dir runs/mha-3 --max_steps 2300 \
 	  --batch_seconds 24 --join_s 6 --learning_rate 6e-4 --warmup_steps 50 --decay_steps 2000 --decay linear \
 	  --curriculum_steps 0 --chunk_start_step 0 --augment_strength 0.3 --augment_ramp_steps 0 --seed 3
-	$(RUN) -m offline.bundle --source runs/mha-3/final --name mha
+	$(LEARN) --train_manifest $(SPEECH),$(EVERYDAY),$(MORE) --init_from runs/mha-3/final --output_dir runs/mha-4 \
+	  --max_steps 3000 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
+	  --decay_steps 3000 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.35 \
+	  --augment_strength 0.3 --augment_ramp_steps 0 --seed 4
+	$(RUN) -m offline.bundle --source runs/mha-4/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --cache_reduction 0.75 \
 	  --calibration_manifest $(SPEECH)
 	for split in test-seen-voices test-unseen-voice; do \
