@@ -43,7 +43,7 @@ async def go(client: ClientConnection, choose: random.Random, way: int) -> None:
     await client.send(s16(wave[: choose.randrange(len(wave))]))
     if way == 2:
         return kill(client)  # with chunks in the queue or on the device
-    await client.send(json.dumps({"type": choose.choice(["flush", "end", "nonsense"])}))
+    await client.send(json.dumps({"type": choose.choice(["flush", "end", "nonsense"]) if way < 6 else "end"}))
     if way == 3:
         return kill(client)
     if way == 4:
