@@ -7,7 +7,8 @@ seeded random ones in the 618M-parameter reference architecture: the words mean 
 
 First, outputs are compared in float32, each clip alone: mha with mla-lossless and stock code, absorbed with expanded.
 If log-probs differ by more than 1e-4 nothing is timed. In bfloat16 and float16 the frames whose best token changed are
-counted as well. Then, after a warm-up of every shape, the arms take turns, in reversed order every other round.
+counted as well. Then, after a warm-up of every shape, the arms take turns: each round begins one arm further, and every
+other one goes backwards.
 
 --clip_s 10 is uniform; --clip_s 5,10,20 is a seeded mix, unsorted, each length as often as the next. --output_file:
 
@@ -179,17 +180,25 @@ def table(result: dict[str, Any]) -> str:
     head = f"{'':26}{'RTFx':>9}{'quartiles':>16}{columns}"
     for size in dict.fromkeys(figures["batch_size"] for figures in result["results"]):
         lines += ["", f"batch size {size}", head]
-        lines += [_line(figures) for figures in result["results"] if figures["batch_size"] == size]
+        rows = [figures for figures in result["results"] if figures["batch_size"] == size]
+        lines += [_line(name, figures) for name, figures in zip(_names(rows), rows, strict=True)]
     return "\n".join(lines)
 
 
-def _line(figures: Row) -> str:
+def _names(rows: list[Row]) -> list[str]:
+    """What to call each row: its arm and path, after the model's last name where there are several models."""
+    several = len({figures["model"] for figures in rows}) > 1
+    models = [Path(figures["model"]).name if several else None for figures in rows]
+    labels = [(model, row["arm"], row["path"]) for model, row in zip(models, rows, strict=True)]
+    return [" ".join(filter(None, label)) for label in labels]
+
+
+def _line(name: str, figures: Row) -> str:
     low, high = figures["rtfx_quartiles"]
     latency = figures["latency_s"] or {}
     times = "".join(f"{1000 * latency[q]:9.1f}" if latency else f"{'-':>9}" for q in ("p50", "p95"))
     peak = figures.get("peak_allocated_bytes", figures.get("peak_resident_bytes"))
     memory = f"{peak / 2**20:9.0f}" if peak else f"{'-':>9}"
-    name = f"{figures['arm']} {figures['path'] or ''}"
     return (
         f"{name:26}{figures['rtfx']:9.2f}{f'{low:.2f}-{high:.2f}':>16}{figures['rtfx_model']:9.2f}{times}"
         f"{figures['gflops']:9.1f}{figures['share_of_ceiling']:9.1%}{memory}"
@@ -204,14 +213,12 @@ def plot(result: dict[str, Any], file: Path) -> None:
     figure = Figure(figsize=(4 * len(sizes) + 2, 5), layout="constrained")
     for panel, size in zip(figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0], sizes, strict=True):
         rows = [figures for figures in result["results"] if figures["batch_size"] == size]
-        names = [
-            " ".join(filter(None, (figures["model"], figures["arm"], figures["path"]))) for figures in rows
-        ]
+        names = _names(rows)
         medians = np.array([figures["rtfx"] for figures in rows])
         quartiles = np.array([figures["rtfx_quartiles"] for figures in rows]).T
         panel.barh(names, medians, xerr=np.abs(quartiles - medians), color="#4878a8")
         panel.set(title=f"batch size {size}", xlabel="seconds of audio per second")
-        panel.invert_yaxis()
+    panel.invert_yaxis()  # of all panels: they share it
     figure.savefig(file)
 
 

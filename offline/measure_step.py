@@ -169,17 +169,17 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def run(args: Namespace) -> None:
-    """Measures every precision asked for and writes the file."""
+    """Measures every precision asked for; writes the file after each."""
     unknown = sorted(set(args.precision) - set(PRECISIONS))
     if unknown:
         raise ValueError(f"--precision {', '.join(unknown)}: choices are {', '.join(PRECISIONS)}")
     config, results = config_of(args), []
+    args.output_file.parent.mkdir(parents=True, exist_ok=True)
     for precision in args.precision:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
             results.append(alone.submit(measure, args, config, precision).result())
         print(sentence(results[-1]))
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    args.output_file.write_text(json.dumps(report(args, config, results), indent=2) + "\n")
+        args.output_file.write_text(json.dumps(report(args, config, results), indent=2) + "\n")
 
 
 def report(args: Namespace, config: ModelConfig, results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def server_config(app: object, settings: Settings) -> uvicorn.Config:
         timeout_graceful_shutdown=settings.drain_timeout_s,
         # Above the limit, so that a message that is not much too large is told so.
         ws_max_size=4 * settings.max_message_bytes,
+        ws_max_queue=4,
         ws_per_message_deflate=False,
         # Of a client that sends faster than it is read, the answer to a ping lies behind its audio: stream_idle_s tells
         # who has gone.

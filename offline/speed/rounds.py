@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -13,6 +13,7 @@ from offline.speed.arms import Arm, Timing, Wave
 
 WARM_UPS = {"cpu": 1, "cuda": 10}  # a GPU picks kernels, and its clocks rise
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 def batches_of(size: int, lengths_s: Sequence[float], sound: Wave) -> list[list[Wave]]:
@@ -46,11 +47,22 @@ def measure(arms: list[Arm], batches: list[list[Wave]], repeats: int) -> list[Ro
     warm_ups = WARM_UPS[arms[0].device.type]
     with tqdm(total=(warm_ups + repeats) * len(arms), desc=f"batches of {len(batches[0])}") as bar:
         for number in range(warm_ups + repeats):
-            for arm in arms if number % 2 else reversed(arms):
+            for arm in turns(arms, number):
                 bar.set_postfix_str(" ".join(filter(None, arm.label[1:])), refresh=False)
                 rounds[arm].append([arm.time(waves) for waves in batches])
                 bar.update()
     return [row(arm, batches, rounds[arm][warm_ups:]) for arm in arms]
+
+
+def turns(arms: Sequence[T], number: int) -> list[T]:
+    """Returns the order of a round: each begins one arm further, every other one goes backwards.
+
+    So neighbours change, and no arm follows itself, as the first and last would if rounds were only reversed: with its
+    weights still in the cache it would look faster than the others.
+    """
+    start = number % len(arms)
+    order = [*arms[start:], *arms[:start]]
+    return order[::-1] if number % 2 else order
 
 
 def row(arm: Arm, batches: list[list[Wave]], rounds: list[list[Timing]]) -> Row:

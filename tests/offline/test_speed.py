@@ -1,5 +1,6 @@
 """What the benchmark stands on: twins that share weights, forced paths, operations by formula, clips, memory."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from offline.speed.arms import ARMS, LARGE, Arm, build, cast, rank_of
 from offline.speed.ceiling import Ceiling, forward_flops, matmul_gflops
 from offline.speed.equality import UnequalError, verify
 from offline.speed.residence import _of_batch
-from offline.speed.rounds import batches_of, sound_of
+from offline.speed.rounds import batches_of, sound_of, turns
 from offline.speed.twins import PATHS, latent_attentions, latent_twin, latents, on_path, stock_twin
 from tests.conftest import LAYERS, noise, tiny_model
 
@@ -226,6 +227,15 @@ def test_a_mix_holds_each_length_as_often_as_the_next(size: int, batches: int) -
     assert np.array_equal(
         *(np.concatenate([wave for batch in cut for wave in batch]) for cut in (found, again))
     )
+
+
+@pytest.mark.parametrize("arms", [1, 2, 3, 12])
+def test_every_arm_has_its_turn_and_none_follows_itself(arms: int) -> None:
+    rounds = [turns(range(arms), number) for number in range(2 * arms)]
+    assert all(sorted(order) == list(range(arms)) for order in rounds)
+    row = [arm for order in rounds for arm in order]
+    assert arms == 1 or all(one != other for one, other in itertools.pairwise(row))
+    assert arms < 3 or any(order[0] > order[1] for order in rounds)
 
 
 def test_clips_are_cut_in_a_row_and_begin_anew_where_the_sound_ends() -> None:

@@ -64,6 +64,11 @@ def test_spelling() -> None:
     assert spelled(words) == expected
 
 
+def test_profiles_may_follow_one_option() -> None:
+    words = ["--stream_profiles", "a=640/10", "b=320/5", "--port", "1"]
+    assert spelled(words) == ["--stream-profiles", "a=640/10", "--stream-profiles", "b=320/5", "--port", "1"]
+
+
 def test_wrong_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--port", "x", "--dtype", "int8", "--models", "mha"]) == 2
     said = capsys.readouterr().err
@@ -85,7 +90,8 @@ class Process:
     """`python -m service` as a child, with its log collected."""
 
     def __init__(self, *options: str) -> None:
-        command = [sys.executable, "-m", "service", "--port", "0", "--decode-workers", "1", *options]
+        small = ["--port", "0", "--decode-workers", "1", "--stream-memory", "16MB"]
+        command = [sys.executable, "-m", "service", *small, *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.child = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []

@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.fakes import FakeTranscriber, spoken
-from tests.service.conftest import WAIT_S, Served, serving, wait_until
+from tests.service.conftest import WAIT_S, Served, serving, sound, wait_until
 from tests.service.live import at_rest, closed, live, s16, stream_settings, streamed
 from tests.service.test_main import started
 
@@ -95,8 +95,6 @@ def fill(served: Served) -> None:
 
 def test_streams_beside_clips_all_get_their_own(server: Served) -> None:
     """Tiny real models: what a stream says does not depend on what else the device does."""
-    from tests.service.conftest import sound
-
     waves = [np.random.default_rng(seed).normal(0, 0.1, 24_000).astype(np.float32) for seed in range(6)]
     alone = [streamed(server.url, wave, "mla", profile="fast").text for wave in waves]
     with ThreadPoolExecutor(12) as clients:
@@ -110,7 +108,7 @@ def test_streams_beside_clips_all_get_their_own(server: Served) -> None:
 def test_sigterm_gives_streams_their_last_words(folders: dict[str, str]) -> None:
     pairs = ",".join(f"{name}={folder}" for name, folder in folders.items())
     wave = np.random.default_rng(0).normal(0, 0.1, 40_000).astype(np.float32)
-    with started("--models", pairs, "--stream-memory", "16MB", "--drain-delay-s", "0") as process:
+    with started("--models", pairs, "--drain-delay-s", "0") as process:
         assert process.url
         expected = streamed(process.url, wave, "mla", profile="fast").text
         with live(process.url, "mla", profile="fast") as client, live(process.url, profile="fast") as other:

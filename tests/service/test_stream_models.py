@@ -128,6 +128,7 @@ def test_other_rates_say_what_the_resampled_whole_says(
     sent = np.frombuffer(data, "<i2").astype(np.float32) / 32_768
     wave = soxr.ResampleStream(rate, 16_000, 1, dtype="float32").resample_chunk(sent, last=True)
     client = play(bundled, data, [7_001], "mla", sample_rate=rate)
+    assert client.heard[-1]["usage"]["audio_s"] == round(len(wave) / 16_000, 3)
     assert client.text == whole(models["mla"], wave).text
 
 

@@ -103,8 +103,8 @@ def test_a_message_over_a_mebibyte(fake_server: Served) -> None:
         client.socket.send(bytes(2**20 + 1))
         assert client.error() == ("message_too_large", 1009)
     assert "max_message_bytes" in client.heard[-1]["message"]
-    with live(fake_server.url) as client:  # so large that it is not even taken in: the connection is cut
-        with pytest.raises(ConnectionClosed):
-            client.socket.send(bytes(2**22 + 1))
-            client.next()
+    # So large that it is not even taken in: the connection is cut.
+    with live(fake_server.url) as client, pytest.raises(ConnectionClosed):
+        client.socket.send(bytes(2**22 + 1))
+        client.next()
     wait_until(lambda: at_rest(fake_server), "rest")
