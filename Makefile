@@ -116,8 +116,9 @@ reference: $(VENV)/.installed-dev ## fetch the 618M reference model, convert, me
 	$(RUN) -m offline.reference $(ARGS)
 
 bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and of the 618M architecture, on this machine
-	$(RUN) -m offline.benchmark --output_file results/benchmark.json
-	$(RUN) -m offline.benchmark --large --dtype bfloat16 --batch_size 1,4 --output_file results/benchmark-large.json
+	$(RUN) -m offline.benchmark offline --memory --output_file results/benchmark.json
+	$(RUN) -m offline.benchmark offline --large --dtype bfloat16 --paths auto --batch_size 1,4 \
+	  --output_file results/benchmark-large.json
 
 docs: $(VENV)/.installed-dev ## write the library's reference to site/
 	$(RUN) -m pdoc --docformat google --output-directory site asr

@@ -5,91 +5,20 @@ are kept and advanced layer by layer, in the model as it was and as it is conver
 clips, and a converted layer's statistics are of what the converted layers before it give.
 """
 
-import json
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from asr.attention import SelfAttention
 from asr.audio import SAMPLE_RATE
 from asr.encoder import ConformerCTC, ConformerLayer, Sight
+from asr.mha import MultiHeadAttention
 from asr.positions import rotate
-from offline.corpora import read_corpus
-from offline.data import ManifestError, Utterance
 
-CLIP_S = 20.0  # longer recordings are cut: attention takes memory by the square
-HELD_OUT = re.compile(r"(?<![a-z])(test|dev|eval|valid|validation)(?![a-z])", re.IGNORECASE)
 Agreement = dict[str, float]
-
-
-def read(sources: Sequence[str], force: bool = False) -> list[Utterance]:
-    """The utterances of all sources (`offline.corpora.read_corpus` says which there are).
-
-    Raises ManifestError where one cannot be read, or is held out (see `held_out`) and `force` is not set.
-    """
-    found = []
-    for source in sources:
-        utterances = read_corpus(source)
-        reason = None if force else held_out(source, utterances)
-        if reason:
-            raise ManifestError(
-                f"{source}: {reason}; what a model is calibrated on cannot test it. Give training speech, "
-                "or add --force_calibration"
-            )
-        found += utterances
-    return found
-
-
-def held_out(source: str, utterances: Sequence[Utterance]) -> str | None:
-    """Why a source looks like speech to test on: its name, a `split` in its lines, or its audio's folders."""
-    path = Path(source)
-    name = re.split(r"[:/]", source.rstrip("/"))[-1]
-    if HELD_OUT.search(name):
-        return f"the name {name!r} says that it is no training split"
-    for split in _splits(path):
-        if HELD_OUT.search(split):
-            return f"it has lines of the split {split!r}"
-    for folder in sorted({folder for utterance in utterances for folder in _folders(utterance.audio, path)}):
-        if HELD_OUT.search(folder):
-            return f"it names audio in a folder {folder!r}"
-    return None
-
-
-def _splits(path: Path) -> set[str]:
-    """The `split` (or `subset`) of a manifest's lines; of anything else none."""
-    if path.suffix.lower() not in (".json", ".jsonl") or not path.is_file():
-        return set()
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return {str(row[key]) for row in rows for key in ("split", "subset") if row.get(key)}
-
-
-def _folders(audio: Path, manifest: Path) -> tuple[str, ...]:
-    """The folders that a source puts a recording in; of one that lies elsewhere the last three."""
-    with suppress(ValueError):
-        return audio.relative_to(manifest.parent).parent.parts
-    return audio.parent.parts[-3:]
-
-
-def draw(utterances: Sequence[Utterance], limit_s: float, seed: int = 0) -> list[Tensor]:
-    """Waves [samples] of at most `limit_s` in all: recordings in seeded order, each in pieces of at most CLIP_S."""
-    left, longest = round(limit_s * SAMPLE_RATE), round(CLIP_S * SAMPLE_RATE)
-    waves: list[Tensor] = []
-    with tqdm(total=round(limit_s), unit="s", desc="reading") as bar:
-        for index in np.random.default_rng(seed).permutation(len(utterances)):
-            wave = torch.from_numpy(utterances[index].wave())[:left]
-            waves += wave.split(longest)
-            left -= len(wave)
-            bar.update(round(limit_s - left / SAMPLE_RATE) - bar.n)
-            if left <= 0:
-                break
-    return waves
 
 
 @dataclass(frozen=True)
@@ -104,6 +33,10 @@ class Statistics:
     overall_k: Tensor  # [D, D] about the mean of all frames
     overall_v: Tensor  # [D, D]
     queries: Tensor  # [H, dh, dh] second moments of q + u
+    attended_mean: (
+        Tensor | None
+    )  # [H, D] of V's inputs as each head's attention averages them; None when not asked for
+    attended: Tensor | None  # [H, D, D] covariance of these
 
 
 class Moments:
@@ -169,25 +102,34 @@ class Calibration:
         return layer.get_submodule("self_attn")(x[None], sight.positions, sight.mask)[0]
 
     @torch.no_grad()
-    def statistics(self, layer: ConformerLayer, sequential: bool = True) -> Statistics:
-        """What the attention of this layer hears, as it was before conversion."""
+    def statistics(
+        self, layer: ConformerLayer, sequential: bool = True, attended: bool = False
+    ) -> Statistics:
+        """What the attention of this layer hears, as it was before conversion.
+
+        Behind the converted layers where sequential, else behind the original ones.
+        """
         attention = layer.get_submodule("self_attn")
-        assert isinstance(attention, SelfAttention)
-        k, v = Moments(self.model.config.hidden_size), Moments(self.model.config.hidden_size)
+        assert isinstance(attention, MultiHeadAttention)
+        width = self.model.config.hidden_size
+        k, v = Moments(width), Moments(width)
         queries = torch.zeros(attention.heads, attention.head_size, attention.head_size, dtype=torch.float64)
+        heads = [Moments(width) for _ in range(attention.heads if attended else 0)]
         for hidden in self.converted if sequential else self.original:
-            x = attention_input(layer, hidden)
-            turned = x if attention.relative else rotate(x[None], self.sight(hidden).positions)[0]
-            v.add(x)
+            heard = hear(attention, attention_input(layer, hidden), self.sight(hidden), attended)
+            v.add(heard.x)
             if not attention.relative:
-                k.add(turned)
-            query = attention.split(attention.linear_q(turned)[None])[0].double()
-            if attention.relative:
-                query = query + attention.pos_bias_u[:, None].double()
+                k.add(heard.turned)
+            query = heard.query.double()
             queries += query.transpose(-1, -2) @ query
-        if attention.relative:
-            k = v
-        return Statistics(v.frames, v.mean, k.within, k.overall, v.overall, queries / v.frames)
+            for moments, averages in zip(heads, heard.averages, strict=True):
+                moments.add(averages)
+        k = v if attention.relative else k
+        return Statistics(
+            v.frames, v.mean, k.within, k.overall, v.overall, queries / v.frames,
+            attended_mean=torch.stack([moments.mean for moments in heads]) if attended else None,
+            attended=torch.stack([moments.overall for moments in heads]) if attended else None,
+        )  # fmt: skip
 
     @torch.no_grad()
     def attention_error(self, old: ConformerLayer, new: ConformerLayer) -> float:
@@ -263,6 +205,29 @@ class Spread:
 def attention_input(layer: ConformerLayer, hidden: Tensor) -> Tensor:
     """What reaches a layer's attention, [T, D], as `ConformerLayer.forward` makes it."""
     return layer.self_attn_layer_norm(hidden + 0.5 * layer.ffn1(layer.ffn1_layer_norm(hidden)))
+
+
+class Heard(NamedTuple):
+    """One clip in one attention."""
+
+    x: Tensor  # [T, D]
+    turned: Tensor  # [T, D]: x, rotated where positions are rotary
+    query: Tensor  # [H, T, dh]: q + u
+    averages: Sequence[Tensor]  # [T, D] of each head: x averaged by its softmax, or nothing
+
+
+def hear(attention: MultiHeadAttention, x: Tensor, sight: Sight, attended: bool) -> Heard:
+    """What `SelfAttention.forward` makes of inputs x [T, D], up to the softmax; its weights average x itself."""
+    turned = x if attention.relative else rotate(x[None], sight.positions)[0]
+    query = attention.split(attention.linear_q(turned)[None])
+    whole = query + attention.pos_bias_u[:, None] if attention.relative else query
+    averages: Sequence[Tensor] = ()
+    if attended:
+        bias = attention.bias(query * attention.scale, sight.positions, len(x), sight.mask)
+        keys = attention.split(attention.linear_k(turned)[None])
+        inputs = x.expand(1, attention.heads, -1, -1)
+        averages = attention.weigh(whole * attention.scale, keys, inputs, bias)[0].unbind()
+    return Heard(x, turned, whole[0], averages)
 
 
 @torch.no_grad()

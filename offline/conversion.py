@@ -35,8 +35,14 @@ class Settings:
     centring: bool = True
     query_weight: bool = True
     output_weight: bool = True
+    attended_values: bool = True
     sequential: bool = True
     balance_scan: bool = True
+
+    @property
+    def hears_averages(self) -> bool:
+        """Whether V's inputs are those that attention averages: what an error of V is made of behind the softmax."""
+        return self.method == "attention" and self.attended_values
 
 
 def convert(
@@ -90,14 +96,16 @@ def convert_layer(
 ) -> Row:
     """Set one layer's latents and output bias, move the calibration past it, and say what was lost."""
     before, after = attentions(old, new)
-    heard = calibration.statistics(old, settings.sequential) if calibration else None
+    heard = None
+    if calibration:
+        heard = calibration.statistics(old, settings.sequential, settings.hears_averages)
     k, v = sides(before, heard, settings)
-    mean = heard.mean if heard and settings.method != "weight" else None
+    mean = None if settings.method == "weight" else means(before, heard)
     balance = None
     if after.joint:
         problem = Joint(k, v)
         balance = problem.equal_energy
-        if calibration and mean is not None and settings.balance_scan and after.rank_k < len(mean):
+        if calibration and mean is not None and settings.balance_scan and after.rank_k < len(k.weight):
             chain = calibration.converted if settings.sequential else calibration.original
             balance = best_balance(problem, (old, new), calibration, chain, mean)
         factors = problem.factors(after.rank_k, balance)
@@ -126,7 +134,19 @@ def sides(before: MultiHeadAttention, heard: Statistics | None, settings: Settin
     asks = settings.method == "attention"
     metric_k = torch.block_diag(*heard.queries) if asks and settings.query_weight else None
     metric_v = output_metric(before) if asks and settings.output_weight else None
-    return side(weight_k, inputs_k, metric_k), side(weight_v, heard.overall_v, metric_v)
+    side_k = side(weight_k, inputs_k, metric_k)
+    if heard.attended is None:
+        return side_k, side(weight_v, heard.overall_v, metric_v)
+    shares = output_metric(before).diagonal().view(before.heads, -1).sum(1)
+    inputs_v = (heard.attended * (shares / shares.sum())[:, None, None]).sum(0)
+    return side_k, side(weight_v, inputs_v, metric_v, heard.attended)
+
+
+def means(before: SelfAttention, heard: Statistics | None) -> Tensor | None:
+    """[H, D]: of what each head's part of V is made of, as far as it was heard."""
+    if heard is None:
+        return None
+    return heard.mean.expand(before.heads, -1) if heard.attended_mean is None else heard.attended_mean
 
 
 def output_metric(before: SelfAttention) -> Tensor:
@@ -150,10 +170,14 @@ def settle(
         after.linear_latent_v.weight.copy_(v.latent)
     after.linear_up_k.weight.copy_(k.up)
     after.linear_up_v.weight.copy_(v.up)
-    lost = before.linear_v.bias.double()
-    if mean is not None:
-        lost = lost + (before.linear_v.weight.double() - v.product) @ mean
+    lost = before.linear_v.bias.double() + lost_mean(before, v.product, mean)
     after.linear_out.bias.copy_(before.linear_out.bias.double() + before.linear_out.weight.double() @ lost)
+
+
+def lost_mean(before: MultiHeadAttention, product: Tensor, mean: Tensor | None) -> Tensor:
+    """[D]: what V lacks on average with this product for a weight, inputs of mean [H, D]; 0 where that is unknown."""
+    error = (before.linear_v.weight.double() - product).unflatten(0, (before.heads, -1))
+    return torch.zeros(len(product)).double() if mean is None else (error @ mean[..., None]).flatten()
 
 
 def best_balance(

@@ -8,7 +8,8 @@ K and V of each layer become projections up from small latents, which are all th
   weight      K's and V's weights (plain SVD); needs no speech
   activation  K and V as the layers make them of calibration speech: K within each clip, for a softmax does not see
               what all keys share
-  attention   scores and layer outputs: also weighed by the second moments of the queries, and by the output projection
+  attention   scores and attention outputs: K weighed by the second moments of the queries, V by the output projection,
+              and fitted to inputs as the softmax averages them
 Biases and means fold exactly, position scores stay as they are. Layers are calibrated in turn, each on what the
 converted ones before it give. --lossless is a joint latent as wide as the model: the same outputs to rounding, half
 the cache, which in bytes equals caching the layer's input. It is written in float32.
@@ -39,7 +40,7 @@ from asr import checkpoint
 from asr.config import Attention, ModelConfig
 from asr.encoder import ConformerCTC
 from asr.transcriber import DTYPES
-from offline import calibration, cli, conversion_report, cost, provenance
+from offline import calibration_speech, cli, conversion_report, cost, provenance
 from offline.calibration import Calibration
 from offline.conversion import SCAN, Row, Settings, convert
 from offline.corpora import digest
@@ -119,6 +120,7 @@ def _add_ablation_options(options: cli.Parser) -> None:
         ("centring", "K's inputs about the mean of their clip, not of all clips"),
         ("query_weight", "K's errors weighed by the queries (attention)"),
         ("output_weight", "V's errors weighed by the output projection (attention)"),
+        ("attended_values", "V's inputs as each head's attention averages them (attention)"),
         ("sequential", "each layer calibrated behind the converted ones, not in the original"),
         ("balance_scan", "K against V by the layer's output error, not by equal energy (joint)"),
     ):
@@ -204,10 +206,10 @@ def run(args: Namespace, config: ModelConfig) -> Row:
     """Convert, write, and return the report."""
     started = time.monotonic()
     sources = args.calibration_manifest or []
-    utterances = calibration.read(sources, args.force_calibration)
+    utterances = calibration_speech.read(sources, args.force_calibration)
     model, vocabulary = checkpoint.load(args.model_name)
     ranks, settings = uniform_ranks(args, config), settings_of(args)
-    heard = Calibration(model, calibration.draw(utterances, args.calibration_s)) if sources else None
+    heard = Calibration(model, calibration_speech.draw(utterances, args.calibration_s)) if sources else None
     if args.rank_allocation == "greedy" and not args.lossless:
         ranks = allocated(gains(model, ranks, heard, settings), ranks, config)
     name = "lossless" if args.lossless else None
@@ -233,7 +235,8 @@ def run(args: Namespace, config: ModelConfig) -> Row:
 
 def _digests(sources: list[str]) -> dict[str, str]:
     return {
-        provenance.tidy(source): digest(source, calibration.read([source], force=True)) for source in sources
+        provenance.tidy(source): digest(source, calibration_speech.read([source], force=True))
+        for source in sources
     }
 
 

@@ -23,11 +23,16 @@ SWEEPS = 3  # of alternating least squares; more changed nothing that could be m
 
 @dataclass(frozen=True)
 class Side:
-    """K or V as the factorisation sees it: `weight` W, second moments `inputs` C and `metric` M, each [D, D]."""
+    """K or V as the factorisation sees it: `weight` W, second moments `inputs` C and `metric` M, each [D, D].
+
+    `heads` [H, D, D]: the moments of each head's own inputs where they differ (`inputs` is then a mean of them). They
+    do not choose the latent; the up-projection is fitted to them, head by head.
+    """
 
     weight: Tensor
     inputs: Tensor
     metric: Tensor
+    heads: Tensor | None = None
 
     def energy(self, weight: Tensor) -> float:
         """tr(M W C W') of any weight [D, D]: of `self.weight` the whole energy, of an error what it loses."""
@@ -50,11 +55,14 @@ class Factors:
         return self.up @ self.latent
 
 
-def side(weight: Tensor, inputs: Tensor | None = None, metric: Tensor | None = None) -> Side:
+def side(
+    weight: Tensor, inputs: Tensor | None = None, metric: Tensor | None = None, heads: Tensor | None = None
+) -> Side:
     """A side in float64; the inputs damped, identities for what is None."""
     identity = torch.eye(len(weight), dtype=torch.float64)
     moments = identity if inputs is None else damped(inputs)
-    return Side(weight.detach().double(), moments, identity if metric is None else metric.double())
+    own = None if heads is None else torch.stack([damped(head) for head in heads])
+    return Side(weight.detach().double(), moments, identity if metric is None else metric.double(), own)
 
 
 def damped(moments: Tensor) -> Tensor:
@@ -75,7 +83,7 @@ def separate(one: Side, rank: int) -> Factors:
     root, inverse = roots(one.inputs)
     basis = torch.linalg.eigh(root @ one.gram @ root)[1][:, -rank:]
     latent = torch.linalg.qr(inverse @ basis)[0].T
-    return Factors(latent, _refit(one, latent))
+    return Factors(latent, fit(one, latent))
 
 
 def spectrum(one: Side) -> Tensor:
@@ -112,7 +120,7 @@ class Joint:
         if not self.alike and rank < len(self.root):
             for _ in range(sweeps):
                 latent = self._improved(latent, balance)
-        return Factors(latent, _refit(self.k, latent)), Factors(latent, _refit(self.v, latent))
+        return Factors(latent, fit(self.k, latent)), Factors(latent, fit(self.v, latent))
 
     def lost(self, k: Tensor, v: Tensor, balance: float) -> float:
         """a^2 E_K + E_V of approximations k and v, [D, D] each."""
@@ -131,7 +139,8 @@ class Joint:
         Its normal equation is a^2 U_K'M_K U_K A C_K + U_V'M_V U_V A C_V = R. In the bases that diagonalise both pairs
         of matrices at once, every entry of A stands alone.
         """
-        up_k, up_v = _refit(self.k, latent), _refit(self.v, latent)
+        up_k = _least_squares(self.k.weight, self.k.inputs, latent)
+        up_v = _least_squares(self.v.weight, self.v.inputs, latent)
         weighed_k, weighed_v = balance**2 * up_k.T @ self.k.metric, up_v.T @ self.v.metric
         wanted = weighed_k @ self.k.weight @ self.k.inputs + weighed_v @ self.v.weight @ self.v.inputs
         left, left_values = _together(weighed_k @ up_k, weighed_v @ up_v)
@@ -142,12 +151,20 @@ class Joint:
         return torch.linalg.qr(latent.T)[0].T
 
 
-def _refit(one: Side, latent: Tensor) -> Tensor:
-    """The best up-projection [D, r] for a latent: W C A' (A C A')^-1. The metric does not matter to it."""
+def fit(one: Side, latent: Tensor) -> Tensor:
+    """The best up-projection [D, r] for a latent of orthonormal rows, head by head where heads hear differently."""
     if len(latent) == latent.shape[1]:
         return one.weight @ latent.T  # a turn: exact, where inverting C would round
-    seen = latent @ one.inputs
-    return torch.linalg.solve(seen @ latent.T, seen @ one.weight.T).T
+    if one.heads is None:
+        return _least_squares(one.weight, one.inputs, latent)
+    rows = one.weight.chunk(len(one.heads))
+    return torch.cat([_least_squares(*pair, latent) for pair in zip(rows, one.heads, strict=True)])
+
+
+def _least_squares(weight: Tensor, inputs: Tensor, latent: Tensor) -> Tensor:
+    """W C A' (A C A')^-1: a metric would not change it."""
+    seen = latent @ inputs
+    return torch.linalg.solve(seen @ latent.T, seen @ weight.T).T
 
 
 def _together(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

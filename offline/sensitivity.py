@@ -14,7 +14,7 @@ from tqdm import tqdm
 from asr.encoder import ConformerCTC, ConformerLayer
 from asr.mha import MultiHeadAttention
 from offline.calibration import Calibration, kl
-from offline.conversion import Settings, sides
+from offline.conversion import Settings, lost_mean, means, sides
 from offline.factorise import Joint, Side, separate, spectrum
 from offline.ranks import Ranks
 
@@ -55,14 +55,17 @@ def _of_layer(
     """Of the first of these layers, those after it being all that follows: one gain where joint, else K's and V's."""
     attention = layers[0].get_submodule("self_attn")
     assert isinstance(attention, MultiHeadAttention)
-    heard = calibration.statistics(layers[0], sequential=False) if calibration else None
+    heard = None
+    if calibration:
+        heard = calibration.statistics(layers[0], sequential=False, attended=settings.hears_averages)
     k, v = sides(attention, heard, settings)
     cuts = _joint(k, v, ranks.k[index]) if ranks.joint else _separate(k, v, ranks, index)
-    if calibration is None or heard is None:
+    mean = means(attention, heard)
+    if calibration is None or mean is None:
         return [values / values.sum() for values, _, _, _ in cuts]
     found = []
     for values, weight_k, weight_v, lost in cuts:
-        first = _cut(layers[0], weight_k, weight_v, heard.mean)
+        first = _cut(layers[0], weight_k, weight_v, mean)
         posteriors = _posteriors([first, *layers[1:]], calibration)
         divergence = sum(kl(teacher, student) for teacher, student in zip(wanted, posteriors, strict=True))
         found.append(values * divergence / max(lost, 1e-300))
@@ -94,7 +97,7 @@ def _cut(layer: ConformerLayer, weight_k: Tensor, weight_v: Tensor, mean: Tensor
     copied = copy.deepcopy(layer)
     attention = copied.get_submodule("self_attn")
     assert isinstance(attention, MultiHeadAttention)
-    lost = (attention.linear_v.weight.double() - weight_v) @ mean
+    lost = lost_mean(attention, weight_v, mean)
     attention.linear_out.bias.add_(attention.linear_out.weight.double() @ lost)
     attention.linear_k.weight.copy_(weight_k)
     attention.linear_v.weight.copy_(weight_v)

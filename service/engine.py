@@ -19,7 +19,7 @@ import numpy as np
 
 from service import stepper
 from service.batcher import Batch, Job
-from service.errors import ApiError, BadRequest, NotFound, Unavailable
+from service.errors import ApiError, Unavailable
 from service.metrics import Metrics
 from service.scheduler import Lane, Piece, Scheduler, Step
 from service.slots import Slots
@@ -125,22 +125,6 @@ class Engine:
         beat, audio_s = self._pulse
         fresh = time.monotonic() - beat <= self._heartbeat_limit_s + audio_s
         return self._thread.is_alive() and (fresh or not self._loaded.is_set())
-
-    def check(self, model: str) -> None:
-        """Raise what stands in the way of a request for `model`, a name from outside."""
-        names = ", ".join(self.states)
-        if not model:
-            raise BadRequest(
-                f"the option 'model' is missing; choices: {names}", code="missing_option", param="model"
-            )
-        if model not in self.states:
-            raise NotFound(
-                f"no model {model[:100]!r}; choices: {names}", code="model_not_found", param="model"
-            )
-        if self.states[model].status != "ready":
-            raise Unavailable(
-                f"model {model!r} does not serve; /health/ready says why", code="model_not_ready"
-            )
 
     def heartbeat_age_s(self) -> float:
         return time.monotonic() - self._pulse[0]

@@ -19,7 +19,7 @@ from service import spool, uploads
 from service.batcher import Batcher, Job
 from service.decoding import DecodePool
 from service.engine import Answer, Engine
-from service.errors import BadRequest, ClientGone, DeadlineExceeded, Overloaded, Unavailable
+from service.errors import BadRequest, ClientGone, DeadlineExceeded, NotFound, Overloaded, Unavailable
 from service.metrics import Metrics, RequestRecord
 from service.schemas import TranscribeOptions
 from service.settings import Settings
@@ -142,8 +142,24 @@ class Transcription:
             )
         self._name_model(options.model, record)
         if options.model or not in_form:
-            self.engine.check(options.model)
+            self.check_model(options.model)
         return options
+
+    def check_model(self, name: str) -> None:
+        """Raise what stands in the way of a request for the model of this name, which comes from outside."""
+        names = ", ".join(self.engine.states)
+        if not name:
+            raise BadRequest(
+                f"the option 'model' is missing; choices: {names}", code="missing_option", param="model"
+            )
+        if name not in self.engine.states:
+            raise NotFound(
+                f"no model {name[:100]!r}; choices: {names}", code="model_not_found", param="model"
+            )
+        if self.engine.states[name].status != "ready":
+            raise Unavailable(
+                f"model {name!r} does not serve; /health/ready says why", code="model_not_ready"
+            )
 
     async def _work(
         self, folder: Path, options: TranscribeOptions, deadline: float, phases: Phases

@@ -1,75 +1,13 @@
-"""What is heard is what the layers hear, clip by clip; held-out speech is refused."""
-
-import json
-from pathlib import Path
+"""What is heard is what the layers hear, clip by clip."""
 
 import pytest
-import soundfile
 import torch
 
 from asr.encoder import ConformerCTC
-from offline import calibration
-from offline.calibration import CLIP_S, Calibration, Moments, Spread
-from offline.data import ManifestError, Utterance
+from offline.calibration import Calibration, Moments, Spread, attention_input, hear
 from tests.conftest import noise, tiny_model
 
 WAVES = [torch.from_numpy(noise(samples, seed)) for seed, samples in enumerate((16_000, 9_001, 4_000))]
-
-
-def write_manifest(folder: Path, name: str, audio: str = "audio", **more: str) -> str:
-    (folder / audio).mkdir(parents=True, exist_ok=True)
-    rows = []
-    for index in range(3):
-        soundfile.write(folder / audio / f"{index}.flac", noise(8_000, index), 16_000)
-        rows.append({"audio_filepath": f"{audio}/{index}.flac", "duration": 0.5, "text": "A"} | more)
-    (folder / name).write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return str(folder / name)
-
-
-@pytest.mark.parametrize(
-    ("name", "audio", "more", "said"),
-    [
-        ("test-seen-voices.jsonl", "audio", {}, "test-seen-voices"),
-        ("my_dev.jsonl", "audio", {}, "my_dev"),
-        ("all.jsonl", "audio", {"split": "test-clean"}, "lines of the split 'test-clean'"),
-        ("all.jsonl", "audio", {"subset": "validation"}, "validation"),
-        ("all.jsonl", "audio/dev", {}, "folder 'dev'"),
-    ],
-)
-def test_held_out_speech_is_refused_unless_forced(
-    name: str, audio: str, more: dict, said: str, tmp_path: Path
-) -> None:
-    manifest = write_manifest(tmp_path, name, audio, **more)
-    with pytest.raises(ManifestError, match=f"{said}.*--force_calibration"):
-        calibration.read([manifest])
-    assert len(calibration.read([manifest], force=True)) == 3
-
-
-@pytest.mark.parametrize("name", ["train.jsonl", "latest.jsonl", "attested-devices.jsonl"])
-def test_training_speech_is_taken(name: str, tmp_path: Path) -> None:
-    manifest = write_manifest(tmp_path, name, split="train")
-    assert len(calibration.read([manifest, manifest])) == 6
-
-
-def test_names_of_splits_are_read_as_well() -> None:
-    assert calibration.held_out("test-clean", []) and calibration.held_out(
-        "hf:owner/set:clean:validation", []
-    )
-    assert calibration.held_out("train-clean-100", []) is None
-    elsewhere = [Utterance(Path("/data/LibriSpeech/test-clean/1089/134686/a.flac"), 1.0, "A")]
-    assert "test-clean" in (calibration.held_out("mine.jsonl", elsewhere) or "")
-
-
-def test_so_much_speech_is_drawn_in_pieces_the_same_every_time(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "long.flac", noise(round(16_000 * (CLIP_S + 5))), 16_000)
-    short = calibration.read([write_manifest(tmp_path, "train.jsonl")])
-    utterances = [*short, Utterance(tmp_path / "long.flac", CLIP_S + 5, "A")]
-    everything = calibration.draw(utterances, 1e3)
-    assert sum(map(len, everything)) == 3 * 8_000 + 16_000 * (CLIP_S + 5)
-    assert max(map(len, everything)) == 16_000 * CLIP_S
-    some = calibration.draw(utterances, 1.2)
-    assert sum(map(len, some)) == 16_000 * 1.2
-    assert all(torch.equal(a, b) for a, b in zip(some, calibration.draw(utterances, 1.2), strict=True))
 
 
 @pytest.mark.parametrize("positions", ["relative", "rotary"])
@@ -100,6 +38,28 @@ def test_statistics_are_of_what_reaches_k_v_and_the_scores(positions: str) -> No
         own = query[:, head * 8 : head * 8 + 8]
         assert torch.allclose(block, own.T @ own / len(own), atol=1e-5)
     assert not torch.allclose(k, v) or positions == "relative"
+
+
+@pytest.mark.parametrize("positions", ["relative", "rotary"])
+@torch.no_grad()
+def test_attended_inputs_are_what_v_is_made_of_behind_the_softmax(positions: str) -> None:
+    """W_V of a head on its average, its bias, then the output projection: that is the attention's output."""
+    model = tiny_model("mha", positions)
+    heard, layer = Calibration(model, WAVES), model.encoder.layers[0]
+    attention, averages = layer.self_attn, []
+    for hidden in heard.original:
+        x = attention_input(layer, hidden)
+        per_head = torch.stack(list(hear(attention, x, heard.sight(hidden), attended=True).averages))
+        values = per_head @ attention.linear_v.weight.unflatten(0, (4, -1)).transpose(-1, -2)
+        made = attention.linear_out(values.transpose(0, 1).flatten(1) + attention.linear_v.bias)
+        assert (made - heard.attend(layer, hidden, x)).abs().max() < 1e-5
+        averages.append(per_head.double())
+    found = heard.statistics(layer, attended=True)
+    assert found.attended is not None and found.attended_mean is not None
+    for head, frames in enumerate(torch.cat(averages, 1)):
+        assert torch.allclose(found.attended_mean[head], frames.mean(0), atol=1e-6)
+        assert torch.allclose(found.attended[head], torch.cov(frames.T, correction=0), atol=1e-5)
+    assert heard.statistics(layer).attended is None
 
 
 def test_clips_are_centred_apart() -> None:

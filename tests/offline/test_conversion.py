@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from asr.encoder import ConformerCTC
-from offline.calibration import Calibration
-from offline.conversion import Settings, attentions, best_balance, convert, settle, sides
+from offline.calibration import Calibration, attention_input
+from offline.conversion import Settings, attentions, best_balance, convert, means, settle, sides
 from offline.factorise import Joint
 from offline.ranks import Ranks, uniform
 from tests.conftest import noise, tiny_model
@@ -39,7 +39,9 @@ def test_a_latent_as_wide_as_the_model_is_exact_for_any_balance(multiple: float)
         before, after = attentions(old, new)
         statistics = heard.statistics(old)
         problem = Joint(*sides(before, statistics, ALL))
-        settle(after, before, problem.factors(WIDTH, multiple * problem.equal_energy), statistics.mean)
+        settle(
+            after, before, problem.factors(WIDTH, multiple * problem.equal_energy), means(before, statistics)
+        )
     assert difference(model, exact) < 1e-4
 
 
@@ -102,6 +104,18 @@ def test_what_k_and_v_add_to_every_frame_alike_is_exact_at_any_rank() -> None:
     assert narrow.config.attention.rank == (4, 4, 4)
 
 
+@torch.no_grad()
+def test_a_cut_of_v_alone_leaves_the_mean_of_attention_as_it_was() -> None:
+    model = tiny_model().double()
+    converted, _ = convert(model, Ranks(False, (WIDTH,) * 3, (4,) * 3), "mha", Calibration(model, WAVES))
+    heard = Calibration(model, WAVES)
+    old, new = model.encoder.layers[0], converted.encoder.layers[0]
+    inputs = [(hidden, attention_input(old, hidden)) for hidden in heard.original]
+    wanted, found = (torch.cat([heard.attend(layer, *pair) for pair in inputs]) for layer in (old, new))
+    assert (wanted - found).abs().max() > 0.1
+    assert (wanted.mean(0) - found.mean(0)).abs().max() < 1e-10
+
+
 def test_calibration_beats_plain_svd() -> None:
     model = tiny_model()
     errors = {}
@@ -143,7 +157,7 @@ def test_errors_are_those_of_the_models() -> None:
     assert rows[0]["attention_relative_error"] == pytest.approx(error.item(), rel=1e-3)
 
 
-ABLATIONS = ["centring", "query_weight", "output_weight", "sequential", "balance_scan"]
+ABLATIONS = ["centring", "query_weight", "output_weight", "attended_values", "sequential", "balance_scan"]
 
 
 @pytest.mark.parametrize("switch", ABLATIONS)
@@ -162,14 +176,15 @@ def test_the_scan_finds_a_balance_with_no_more_error_than_equal_energy() -> None
     old, new = model.encoder.layers[0], made.encoder.layers[0]
     before, after = attentions(old, new)
     statistics = heard.statistics(old)
-    problem = Joint(*sides(before, statistics, ALL))
+    problem, mean = Joint(*sides(before, statistics, ALL)), means(before, statistics)
+    assert mean is not None
 
     def error(balance: float) -> float:
-        settle(after, before, problem.factors(8, balance), statistics.mean)
+        settle(after, before, problem.factors(8, balance), mean)
         pairs = [(heard.run(old, hidden), heard.run(new, hidden)) for hidden in heard.converted]
         return sum(float((a - b).square().sum()) for a, b in pairs)
 
-    found = best_balance(problem, (old, new), heard, heard.converted, statistics.mean)
+    found = best_balance(problem, (old, new), heard, heard.converted, mean)
     assert error(found) <= min(error(problem.equal_energy * multiple) for multiple in (0.5, 1.0, 2.0)) * (
         1 + 1e-6
     )

@@ -255,7 +255,14 @@ def test_held_out_speech_is_refused(
 
 def test_every_ablation_has_a_switch_that_is_on() -> None:
     plain = parser().parse_args([])
-    for name in ("centring", "query_weight", "output_weight", "sequential", "balance_scan"):
+    for name in (
+        "centring",
+        "query_weight",
+        "output_weight",
+        "attended_values",
+        "sequential",
+        "balance_scan",
+    ):
         assert getattr(plain, name) is True
         assert getattr(parser().parse_args([f"--no-{name.replace('_', '-')}"]), name) is False
 

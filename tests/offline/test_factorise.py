@@ -89,6 +89,19 @@ def test_sweeps_lower_the_error_to_where_no_descent_comes(rank: int, sides: tupl
     assert errors[-1] <= descended(*sides, balance, start)
 
 
+def test_heads_that_hear_differently_are_fitted_each_to_its_own(sides: tuple[Side, Side]) -> None:
+    one, own = sides[0], torch.stack([moments(30), moments(40)])
+    headed = side(one.weight, own.mean(0), one.metric, own)
+    factors = separate(headed, 3)
+    rows = factors.product.chunk(2)
+    assert torch.equal(factors.latent, separate(side(one.weight, own.mean(0), one.metric), 3).latent)
+    for head in range(2):
+        x = torch.linalg.cholesky(damped(own[head])).T  # inputs of these moments
+        wanted = one.weight.chunk(2)[head]
+        best = torch.linalg.lstsq(x @ factors.latent.T, x @ wanted.T).solution.T @ factors.latent
+        assert torch.allclose(rows[head], best, atol=1e-8)
+
+
 def test_of_a_diagonal_weight_the_largest_entries_stay() -> None:
     sizes = torch.tensor([1.0, 5.0, 3.0, 0.5, 4.0, 2.0]).double()
     kept = separate(side(torch.diag(sizes)), 3).product

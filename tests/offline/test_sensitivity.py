@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from offline.calibration import Calibration, kl
-from offline.conversion import Settings, sides
+from offline.conversion import Settings, means, sides
 from offline.ranks import allocated, uniform
 from offline.sensitivity import _cut, _joint, gains
 from tests.conftest import noise, tiny_config, tiny_model
@@ -17,7 +17,7 @@ def test_what_lies_beyond_the_uniform_rank_is_the_divergence_of_cutting_there() 
     model = tiny_model()
     heard = Calibration(model, WAVES)
     start = heard.original
-    found = gains(model, uniform(8, 3), heard, Settings("attention", centring=False))
+    found = gains(model, uniform(8, 3), heard, Settings("attention", centring=False, attended_values=False))
     assert heard.original is start and heard.converted is start
     assert len(found) == 3 and all((gain.diff() <= 1e-12).all() and gain.shape == (32,) for gain in found)
     # of the last layer, the long way: only it cut, by the same factors
@@ -26,9 +26,9 @@ def test_what_lies_beyond_the_uniform_rank_is_the_divergence_of_cutting_there() 
     last = model.encoder.layers[2]
     statistics = heard.statistics(last, sequential=False)
     ((_, weight_k, weight_v, _),) = _joint(
-        *sides(last.self_attn, statistics, Settings("attention", centring=False)), 8
+        *sides(last.self_attn, statistics, Settings("attention", centring=False, attended_values=False)), 8
     )
-    cut = _cut(last, weight_k, weight_v, statistics.mean)
+    cut = _cut(last, weight_k, weight_v, means(last.self_attn, statistics))
     divergence = sum(
         kl(heard.log_probs(heard.run(last, hidden)), heard.log_probs(heard.run(cut, hidden)))
         for hidden in heard.original

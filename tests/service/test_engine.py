@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 import numpy as np
 import pytest
 
 from service.batcher import Batcher, Job, Limits
 from service.engine import Engine, Model
-from service.errors import ApiError, BadRequest, NotFound, Unavailable
+from service.errors import ApiError, Unavailable
 from service.metrics import Metrics
 from service.scheduler import Scheduler
 from tests.fakes import FakeTranscriber
@@ -273,37 +272,3 @@ def test_stop_runs_what_is_queued(held: FakeTranscriber) -> None:
         assert engine.stop(WAIT_S)
         assert all(one.future.done() and one.future.exception() is None for one in jobs)
         assert not engine.ready
-
-
-def test_without_memory_for_streams_clips_are_served(
-    fake: FakeTranscriber, caplog: pytest.LogCaptureFixture
-) -> None:
-    def none(models: object) -> NoReturn:
-        raise MemoryError
-
-    batcher = Batcher(["mha"], Limits())
-    engine = Engine({"mha": lambda: fake}, Scheduler(batcher), Metrics({}), allocate=none)
-    engine.start()
-    assert engine.wait_loaded(WAIT_S) and engine.ready and engine.slots == {}
-    assert "no live streams" in caplog.text
-    one = job(800)
-    batcher.submit(one)
-    assert one.future.result(WAIT_S).transcript.text == "SAMPLES 800"
-    assert engine.stop(WAIT_S)
-
-
-@pytest.mark.parametrize(
-    ("name", "error"), [("", BadRequest), ("nobody", NotFound), ("broken", Unavailable), ("mha", None)]
-)
-def test_what_stands_in_the_way_of_a_model(
-    fake: FakeTranscriber, name: str, error: type[ApiError] | None
-) -> None:
-    def broken() -> Model:
-        raise ValueError("no such folder")
-
-    with running(mha=lambda: fake, broken=broken) as (engine, _, _):
-        if error is None:
-            engine.check(name)
-        else:
-            with pytest.raises(error):
-                engine.check(name)

@@ -93,13 +93,6 @@ def test_what_was_given_up_is_never_stepped() -> None:
     assert take(plan) is None
 
 
-def test_a_running_piece_cannot_be_given_up() -> None:
-    plan = scheduler()
-    (one,) = ready(plan, piece())
-    assert isinstance(plan.take(0), Step)
-    assert not one.future.cancel()
-
-
 # Company
 
 

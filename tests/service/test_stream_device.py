@@ -1,6 +1,6 @@
 """Streams on the device: in what company, beside what, and what happens when it fails."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -60,6 +60,19 @@ def test_when_the_device_breaks_every_stream_is_told() -> None:
             assert second.error()[0] == "engine_stopped"
         with connected(served.url) as client:
             assert client.error() == ("model_not_ready", 1013)
+
+
+def test_without_memory_for_streams_clips_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(FakeTranscriber, "new_cache", none)
+    with serving(stream_settings(), {"mha": FakeTranscriber()}) as served:
+        assert served.service.engine.slots == {}
+        assert served.post(sound(16_000)).status_code == 200
+        with connected(served.url) as client:
+            client.say("start")
+            assert client.error() == ("no_streams", 1008)
 
 
 def test_draining_ends_streams_with_what_they_have_heard() -> None:
