@@ -31,7 +31,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup serve test lint format synthesize bundled compare reference bench docs tools clean
+.PHONY: help setup serve test lint format synthesize bundled compare reference bench pareto docs tools clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -94,23 +94,48 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	    --overwrite || exit 1; done
 
 # Every conversion of the bundled mha, measured on speech that chose nothing. Stopped anywhere, it goes on where it was.
-CONVERT  := $(RUN) -m offline.convert --model_name mha --calibration_manifest $(SPEECH)
-ARMS     := $(foreach cut,75 87.5,$(foreach how,weight activation attention,joint-$(cut)-$(how))) simple-50-weight lossless
-comma    := ,
-compare: $(VENV)/.installed-synthesis tools ## convert mha in every way, measure all on 6,000 clips, write reports/compare
+CONVERT := $(RUN) -m offline.convert --model_name mha --calibration_manifest $(SPEECH) --calibration_s 600
+GREEDY  := --rank_allocation greedy
+JOINT   := joint-75-weight joint-75-activation joint-75-attention joint-75-posterior \
+  joint-87.5-weight joint-87.5-activation joint-87.5-attention joint-87.5-posterior
+ARMS    := lossless simple-50-weight $(JOINT)
+SEEDS   := 1 2 3
+HEALED  := $(foreach seed,$(SEEDS),mla-$(seed) mha-$(seed))
+comma   := ,
+list     = $(subst $() ,$(comma),$(strip $(1)))
+share    = $(if $(filter joint-87.5-%,$(1)),0.875,0.75)
+OF_lossless         := --lossless
+OF_simple-50-weight := --mla_variant simple --method weight --cache_reduction 0.5
+$(foreach arm,$(JOINT),$(eval OF_$(arm) := --cache_reduction $(call share,$(arm)) --method $(lastword $(subst -, ,$(arm))) \
+  $(if $(filter %-weight,$(arm)),,$(GREEDY))))
+.PRECIOUS: runs/arms/%/report.json runs/healed/%/metadata.json
+runs/arms/%/report.json:
+	$(CONVERT) $(OF_$*) --output_dir runs/arms/$*
+
+# The 87.5 % arm with a little training after it, and mha with as much: same speech, steps, seeds.
+HEAL := $(RUN) -m offline.finetune --base_model mha --train_manifest $(SPEECH),$(EVERYDAY),$(MORE) \
+  --dev_manifest data/compare/dev.jsonl --max_steps 160 --batch_size 64 --max_batch_seconds 40 \
+  --gradient_accumulation_steps 1 --learning_rate 2e-4 --warmup_steps 20 --decay linear --chunk_share 0.35 --dropout 0 \
+  --average_decay 0.98 --fp32 --eval_steps 80 --save_steps 80
+runs/healed/mla-%/metadata.json: runs/arms/joint-87.5-posterior/report.json
+	$(HEAL) --mla_weights $(<D) --distill --latent_steps 40 --seed $* --output_dir $(@D)
+runs/healed/mha-%/metadata.json:
+	$(HEAL) --seed $* --output_dir $(@D)
+
+TEST := data/compare/test-seen-voices.jsonl
+$(TEST): $(VENV)/.installed-synthesis | tools
 	$(RUN) -m offline.synthesize --output_dir data/compare --hours 0.01 --seed 9 $(VOICES) --everyday_share 0.65 \
 	  --dev_clips 1500 --test_seen_clips 6000 --test_unseen_clips 1
-	set -e; for arm in $(ARMS); do \
-	  if test -e runs/arms/$$arm/report.json; then continue; fi; \
-	  IFS=- read -r kind cut how <<< "$$arm"; \
-	  case $$kind in lossless) size=--lossless;; *) size="--mla_variant $$kind --method $$how --cache_reduction $$(awk "BEGIN { print $$cut / 100 }")";; esac; \
-	  $(CONVERT) $$size --output_dir runs/arms/$$arm; done
-	$(RUN) -m offline.evaluate --model mha,$(subst $() ,$(comma),$(ARMS:%=runs/arms/%)) \
-	  --dataset data/compare/test-seen-voices.jsonl --output_file results/compare.json
-	$(RUN) -m offline.evaluate --model mha --dataset data/compare/test-seen-voices.jsonl --dtype bfloat16 \
-	  --output_file results/compare-bfloat16.json
-	$(RUN) -m offline.compare results/compare.json results/compare-bfloat16.json results/benchmark.json \
-	  --models $(subst $() ,$(comma),$(foreach arm,$(ARMS),$(arm)=runs/arms/$(arm))) --output_dir reports/compare
+MEASURE := $(RUN) -m offline.evaluate --dataset $(TEST)
+compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) $(HEALED:%=runs/healed/%/metadata.json) ## convert mha in every way, measure all on 6,000 clips: reports/compare (3 hours on 2 cores)
+	$(MEASURE) --model mha,$(call list,$(ARMS:%=runs/arms/%)) --output_file results/compare.json
+	$(MEASURE) --model $(call list,$(HEALED:%=runs/healed/%)) --output_file results/compare-healed.json
+	$(MEASURE) --model mha --dtype bfloat16 --output_file results/compare-bfloat16.json
+	$(MEASURE) --model mha --batch_size 1 --output_file results/compare-batch1.json
+	$(RUN) -m offline.compare results/compare.json results/compare-healed.json results/compare-bfloat16.json \
+	  results/compare-batch1.json results/benchmark.json \
+	  --pairs $(call list,$(foreach seed,$(SEEDS),runs/healed/mla-$(seed)=runs/healed/mha-$(seed))) \
+	  --models $(call list,$(foreach arm,$(ARMS),$(arm)=runs/arms/$(arm))) --output_dir reports/compare
 
 reference: $(VENV)/.installed-dev ## fetch the 618M reference model, convert, measure and compare it (asks before it fetches)
 	$(RUN) -m offline.reference $(ARGS)
@@ -119,6 +144,13 @@ bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and o
 	$(RUN) -m offline.benchmark offline --memory --output_file results/benchmark.json
 	$(RUN) -m offline.benchmark offline --large --dtype bfloat16 --paths auto --batch_size 1,4 \
 	  --output_file results/benchmark-large.json
+	$(RUN) -m offline.benchmark stream --profile 640x2,640x5,640x10,640x30 --output_file results/benchmark-stream.json
+	$(RUN) -m offline.benchmark stream --large --dtype bfloat16 --profile 640x10,640x30,640x2,640x5 --streams 1,2 \
+	  --steps 1 --output_file results/benchmark-stream-large.json
+
+pareto: $(VENV)/.installed-dev ## WER by bytes and step time of live streams: reports/streaming
+	$(RUN) -m offline.pareto results/streaming-joined.json --benchmark results/benchmark-stream-large.json \
+	  --output_dir reports/streaming
 
 docs: $(VENV)/.installed-dev ## write the library's reference to site/
 	$(RUN) -m pdoc --docformat google --output-directory site asr

@@ -43,7 +43,7 @@ PYTHON="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyt
 BASE_MODEL="${BASE_MODEL:-mha}"
 case "$BASE_MODEL" in
   facebook/wav2vec2-conformer-rel-pos-large-960h-ft*) converted=conformer_mla_from_hf tuned=conformer_mla_finetuned ;;
-  *) name="$(basename "$BASE_MODEL")" && converted="${name}_mla" tuned="${name}_mla_finetuned" ;;
+  *) name="$(basename "${BASE_MODEL%%@*}")" && converted="${name}_mla" tuned="${name}_mla_finetuned" ;;
 esac
 MLA_DIR="${MLA_DIR:-checkpoints/$converted}"
 OUTPUT_DIR="${OUTPUT_DIR:-results/$tuned$([ "$mode" = full ] || echo "_$mode")}"
@@ -72,6 +72,7 @@ fi
 if [ ! -e "$MLA_DIR/config.json" ]; then
   options=(--cache_reduction 0.75)
   [[ -z "$calibration" || "$calibration" == hf:* ]] || options+=(--calibration_manifest "$calibration")
+  [ -z "${TRAIN_DATA:-}" ] || [ -z "${DATA_DIR:-}" ] || options+=(--data_dir "$DATA_DIR")
   [ -z "${CONVERT_OPTIONS:-}" ] || read -ra options <<<"$CONVERT_OPTIONS"
   echo "Converting $BASE_MODEL to $MLA_DIR"
   "$PYTHON" -m offline.convert --model_name "$BASE_MODEL" --output_dir "$MLA_DIR" "${options[@]}"

@@ -1,5 +1,7 @@
 """Measures speed and memory of one model's weights, run in every way that there is, in one process and in turns.
 
+This is `offline`, over whole clips; `python -m offline.benchmark stream --help` tells of live streams.
+
 Arms: our mha; our mla, made in memory from the mha weights (`mla-lossless`: a joint latent as wide as the model;
 `mla-75` and `mla-87.5`: percent of the cache cut), each with the attention path `auto`, `absorbed` and `expanded`; and
 stock `transformers`, eager and sdpa. An mla model named in --model runs on its own paths. With --large the weights are
@@ -25,10 +27,8 @@ other one goes backwards.
            holds this arm alone, at its peak in the batch and before it)
 """
 
-import json
 import sys
 from argparse import ArgumentTypeError, Namespace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ from tqdm import tqdm
 from asr.audio import SAMPLE_RATE
 from asr.transcriber import DTYPES, WINDOW_FRAMES
 from offline import cli, provenance
+from offline.speed import live
 from offline.speed.arms import ARMS, Arm, Wave, build, cast, check, load_source
 from offline.speed.ceiling import Ceiling
 from offline.speed.equality import verify
 from offline.speed.residence import resident_bytes
 from offline.speed.rounds import WARM_UPS, Row, batches_of, measure, sound_of
+from offline.speed.setup import counts, settle_device, what, write
 from offline.speed.twins import PATHS
 
 EXAMPLE = """python -m offline.benchmark offline --model mha --output_file results/benchmark.json
@@ -60,7 +62,7 @@ def parser() -> cli.Parser:
     options.flag("--large", default=False, help="random weights in the 618M architecture instead of --model")
     add("--arms", type=cli.names, default=ARMS, help="ways to run an mha model; any cut as in mla-93.75")
     add("--paths", type=cli.names, default=list(PATHS), help="of the attention of mla")
-    add("--batch_size", type=_counts, default=[1, 8, 24], help="clips: 1,8")
+    add("--batch_size", type=counts, default=[1, 8, 24], help="clips: 1,8")
     add(
         "--clip_s",
         type=_lengths,
@@ -75,10 +77,6 @@ def parser() -> cli.Parser:
     add("--output_file", type=Path, required=True, help="JSON to write; anew after every batch size")
     add("--plot", type=Path, help="picture to draw, .png or .svg")
     return options
-
-
-def _counts(text: str) -> list[int]:
-    return [cli.count(part) for part in cli.names(text)]
 
 
 def _lengths(text: str) -> list[float]:
@@ -106,11 +104,11 @@ def benchmark(args: Namespace) -> dict[str, Any]:
         ceiling.measure()
         for figures in result["results"]:
             figures["share_of_ceiling"] = round(figures["gflops"] / ceiling.gflops[args.dtype], 4)
-        _write(result, args.output_file)
+        write(result, args.output_file)
     if args.memory and device.type == "cpu":
         del arms
         add_memory(result["results"], groups, args)
-        _write(result, args.output_file)
+        write(result, args.output_file)
     return result
 
 
@@ -147,18 +145,6 @@ def add_memory(rows: list[Row], groups: list[list[list[Wave]]], args: Namespace)
         found = resident_bytes(args, source, mine[0]["arm"], mine[0]["path"], batches)
         for figures, resident in zip(mine, found, strict=True):
             figures |= {"peak_resident_bytes": resident.peak, "idle_resident_bytes": resident.idle}
-
-
-def what(arms: list[Arm], device: torch.device) -> dict[str, Any]:
-    """Returns what ran: code, machine, versions, arms."""
-    return {
-        "git_commit": provenance.git_commit(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "machine": provenance.machine(),
-        "threads": torch.get_num_threads(),
-        "versions": provenance.versions("torch", "numpy", "transformers"),
-        "models": {f"{arm.label.model}: {arm.label.arm}": arm.describe() for arm in arms},
-    }
 
 
 def how(args: Namespace) -> dict[str, Any]:
@@ -226,7 +212,8 @@ def offline(argv: list[str]) -> int:
     """Runs `offline.benchmark offline`."""
     args = parser().parse_args(argv)
     try:
-        settle(args)
+        check(args.arms, args.paths)
+        settle_device(args)
         result = benchmark(args)
         print(table(result))
         if args.plot:
@@ -238,20 +225,7 @@ def offline(argv: list[str]) -> int:
     return 0
 
 
-def settle(args: Namespace) -> None:
-    """Fills in the device and dtype that are not given. Raises ValueError for what cannot be used, before any work."""
-    check(args.arms, args.paths)
-    gpu = torch.cuda.is_available()
-    args.device = args.device or ("cuda" if gpu else "cpu")
-    kind = args.device.partition(":")[0]
-    if kind not in WARM_UPS or (kind == "cuda" and not gpu):
-        raise ValueError(f"--device is {args.device!r}; choices here: {'cpu, cuda' if gpu else 'cpu'}")
-    args.dtype = args.dtype or ("bfloat16" if kind == "cuda" else "float32")
-    if args.plot and find_spec("matplotlib") is None:
-        raise ValueError("--plot draws with matplotlib, which is not installed: pip install matplotlib")
-
-
-COMMANDS = {"offline": offline}
+COMMANDS = {"offline": offline, "stream": live.stream}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -269,15 +243,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _models(args: Namespace) -> int:
     return 1 if args.large else len(args.model)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _write(result: dict[str, Any], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,19 +22,20 @@ def run(source: str, name: str) -> None:
     print(f"{checkpoint.BUNDLED / name}: {size / 1e6:.1f} MB")
 
 
-def main() -> None:
+def parser() -> cli.Parser:
     """The command line."""
     options = cli.parser(__doc__ or "", EXAMPLE)
-    options.add_argument("--source", required=True, help="folder that offline.train or offline.convert wrote")
-    options.add_argument(
-        "--name", choices=checkpoint.BUNDLED_NAMES, required=True, help="which one it becomes"
-    )
-    args = options.parse_args()
-    try:
-        run(args.source, args.name)
-    except (ValueError, OSError) as error:
-        sys.exit(f"offline.bundle: {error}")
+    add = options.add_argument
+    add("--source", required=True, help="folder that offline.train or offline.convert wrote")
+    add("--name", choices=checkpoint.BUNDLED_NAMES, required=True, help="which one it becomes")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; 0 when written, 2 when something given cannot be used."""
+    args = parser().parse_args(argv)
+    return cli.run("offline.bundle", lambda: run(args.source, args.name))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

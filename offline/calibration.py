@@ -23,20 +23,20 @@ Agreement = dict[str, float]
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of one layer's attention over all clips, float64. K's inputs are V's, turned where positions are rotary."""
+    """Of one layer's attention over all clips, float64. K's inputs are V's, turned where positions are rotary.
+
+    `within_k` is about the mean of each clip, which is all that a softmax can see; the overall ones about that of all
+    frames. `attended` are V's inputs as each head's attention averages them, None when not asked for.
+    """
 
     frames: int
     mean: Tensor  # [D] of V's inputs
-    within_k: (
-        Tensor  # [D, D] covariance of K's inputs about the mean of their clip: all that a softmax can see
-    )
-    overall_k: Tensor  # [D, D] about the mean of all frames
-    overall_v: Tensor  # [D, D]
+    within_k: Tensor  # [D, D] covariance
+    overall_k: Tensor  # [D, D] covariance
+    overall_v: Tensor  # [D, D] covariance
     queries: Tensor  # [H, dh, dh] second moments of q + u
-    attended_mean: (
-        Tensor | None
-    )  # [H, D] of V's inputs as each head's attention averages them; None when not asked for
-    attended: Tensor | None  # [H, D, D] covariance of these
+    attended_mean: Tensor | None  # [H, D]
+    attended: Tensor | None  # [H, D, D] covariance
 
 
 class Moments:
@@ -87,6 +87,10 @@ class Calibration:
         frames = len(hidden)
         return self.model.sight(hidden[None], torch.tensor([frames], device=hidden.device), None, 0)
 
+    def chain(self, sequential: bool) -> list[Tensor]:
+        """What reaches the next layer: behind the converted layers where sequential, else the original ones."""
+        return self.converted if sequential else self.original
+
     def some(self, limit_s: float) -> list[int]:
         """Indices of clips, evenly spaced, of about so much speech in all: for what is asked many times."""
         step = max(1, round(self.seconds / limit_s))
@@ -115,7 +119,7 @@ class Calibration:
         k, v = Moments(width), Moments(width)
         queries = torch.zeros(attention.heads, attention.head_size, attention.head_size, dtype=torch.float64)
         heads = [Moments(width) for _ in range(attention.heads if attended else 0)]
-        for hidden in self.converted if sequential else self.original:
+        for hidden in self.chain(sequential):
             heard = hear(attention, attention_input(layer, hidden), self.sight(hidden), attended)
             v.add(heard.x)
             if not attention.relative:

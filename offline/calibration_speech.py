@@ -12,21 +12,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from asr.audio import SAMPLE_RATE
-from offline.corpora import read_corpus
+from offline.corpora import SPLITS, read_corpus
 from offline.data import ManifestError, Utterance
 
 CLIP_S = 20.0  # longer recordings are cut: attention takes memory by the square
 HELD_OUT = re.compile(r"(?<![a-z])(test|dev|eval|valid|validation)(?![a-z])", re.IGNORECASE)
 
 
-def read(sources: Sequence[str], force: bool = False) -> list[Utterance]:
-    """The utterances of all sources (`offline.corpora.read_corpus` says which there are).
+def read(
+    sources: Sequence[str], force: bool = False, *, root: Path | None = None, download: bool = False
+) -> list[Utterance]:
+    """The utterances of all sources (`offline.corpora.read_corpus` says which there are, and of root and download).
 
     Raises ManifestError where one cannot be read, or is held out (see `held_out`) and `force` is not set.
     """
     found = []
     for source in sources:
-        utterances = read_corpus(source)
+        if Path(source).suffix == ".jsonl" and not Path(source).is_file():
+            raise ManifestError(
+                f"{source}: no such manifest; `make synthesize` writes data/speech/train.jsonl"
+            )
+        utterances = read_corpus(source, root=root, download=download)
         reason = None if force else held_out(source, utterances)
         if reason:
             raise ManifestError(
@@ -61,10 +67,11 @@ def _splits(path: Path) -> set[str]:
 
 
 def _folders(audio: Path, manifest: Path) -> tuple[str, ...]:
-    """The folders that a source puts a recording in; of one that lies elsewhere the last three."""
+    """The folders that a source puts a recording in, of one that lies elsewhere the last three; LibriSpeech's split."""
+    splits = tuple(part for part in audio.parts if part in SPLITS)
     with suppress(ValueError):
-        return audio.relative_to(manifest.parent).parent.parts
-    return audio.parent.parts[-3:]
+        return audio.relative_to(manifest.parent).parent.parts + splits
+    return audio.parent.parts[-3:] + splits
 
 
 def draw(utterances: Sequence[Utterance], limit_s: float, seed: int = 0) -> list[Tensor]:

@@ -16,12 +16,15 @@ from typing import Any
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose options, registered as --a_b, also answer to --a-b."""
 
-    def flag(self, name: str, *, default: bool, help: str) -> None:
-        """Registers --name and --no_name for one boolean."""
+    def flag(
+        self, name: str, *, default: bool, help: str, group: argparse._ArgumentGroup | None = None
+    ) -> None:
+        """Registers --name and --no_name for one boolean, below the title of a group where one is given."""
         twin = f"--no_{name.removeprefix('--')}"
-        group = self.add_mutually_exclusive_group()
-        group.add_argument(name, action="store_true", default=default, help=f"{help} (turn off: {twin})")
-        group.add_argument(twin, dest=name[2:], action="store_false", help=argparse.SUPPRESS)
+        either = (group or self).add_mutually_exclusive_group()
+        told = f"{help} (turn off: {twin})" if default else help
+        either.add_argument(name, action="store_true", default=default, help=told)
+        either.add_argument(twin, dest=name[2:], action="store_false", help=argparse.SUPPRESS)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As in argparse, after --a-b has become --a_b where only that is registered."""
@@ -41,7 +44,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Shows defaults that say something, and leaves the example's line breaks alone."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        quiet = action.default is None or action.default is False
+        quiet = action.default is None or isinstance(action.default, bool)
         return action.help if quiet else super()._get_help_string(action)
 
 
@@ -56,9 +59,15 @@ def parser(description: str, example: str) -> Parser:
 
 
 def run(command: str, work: Callable[[], object]) -> int:
-    """Does a command's work; returns 0, or 2 after one line to stderr where something given cannot be used."""
+    """Does a command's work; returns 0, or 2 after one line to stderr where something given cannot be used.
+
+    Interrupted from the keyboard, it says so in one line too; 130 is what shells make of that.
+    """
     try:
         work()
+    except KeyboardInterrupt:
+        print(f"{command}: stopped", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f"{command}: {reason(error)}", file=sys.stderr)
         return 2

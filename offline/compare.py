@@ -170,18 +170,18 @@ def write(found: dict[str, Any], folder: Path) -> None:
     (folder / "report.md").write_text(report.markdown(found), encoding="utf-8")
 
 
+def run(args: Namespace) -> None:
+    """Compares, writes, and shows the main table. Raises ResultError and ValueError for what cannot be used."""
+    found = compare(args)
+    write(found, args.output_dir)
+    print(report.error_rates(found))
+    print(f"written: {args.output_dir / 'report.md'}, report.json, {', '.join(found['plots'])}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; 0 when compared, 2 when something given cannot be used."""
     args = parser().parse_args(argv)
-    try:
-        found = compare(args)
-        write(found, args.output_dir)
-    except (ValueError, OSError) as error:
-        print(f"offline.compare: {cli.reason(error)}", file=sys.stderr)
-        return 2
-    print(report.error_rates(found))
-    print(f"written: {args.output_dir / 'report.md'}, report.json, {', '.join(found['plots'])}")
-    return 0
+    return cli.run("offline.compare", lambda: run(args))
 
 
 if __name__ == "__main__":

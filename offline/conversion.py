@@ -19,9 +19,11 @@ from asr.mla import MultiHeadLatentAttention
 from offline.calibration import Calibration, Statistics
 from offline.factorise import Factors, Joint, Side, relative_error, separate, side
 from offline.fold import shell
+from offline.posterior import Felt, felt
 from offline.ranks import Ranks, uniform
+from offline.refit import refit_output
 
-Method = Literal["weight", "activation", "attention"]
+Method = Literal["weight", "activation", "attention", "posterior"]
 Row = dict[str, Any]
 SCAN = [2.0**power for power in range(-3, 4)]  # balances to try, as multiples of the equal-energy one
 SCAN_S = 30.0  # of the calibration speech
@@ -38,11 +40,17 @@ class Settings:
     attended_values: bool = True
     sequential: bool = True
     balance_scan: bool = True
+    output_refit: bool = True
 
     @property
     def hears_averages(self) -> bool:
         """Whether V's inputs are those that attention averages: what an error of V is made of behind the softmax."""
         return self.method == "attention" and self.attended_values
+
+    @property
+    def refits(self) -> bool:
+        """Whether the output projection is fitted anew."""
+        return self.method in ("attention", "posterior") and self.output_refit
 
 
 def convert(
@@ -52,11 +60,12 @@ def convert(
     calibration: Calibration | None = None,
     settings: Settings | None = None,
     name: str | None = None,
+    metrics: Sequence[Felt] | None = None,
 ) -> tuple[ConformerCTC, list[Row]]:
     """An MLA model of the same outputs as far as the ranks allow, and a report line of each layer.
 
-    The two models share all tensors but those of K, V and the output biases. The calibration's chains are behind the
-    last layer afterwards.
+    The two models share all tensors but those of K, V and the output projections. The calibration's chains are behind
+    the last layer afterwards.
 
     Args:
         model: an MHA model.
@@ -65,6 +74,7 @@ def convert(
         calibration: the model's own, not advanced yet; without it only figures of the weights are found.
         settings: default: `attention` with a calibration, else `weight`.
         name: of the method, for config.json; default: the settings' method.
+        metrics: of each layer's K and V for `posterior`, as `posterior.felt` finds them when None.
 
     Raises:
         ValueError: the model is not MHA, or a joint latent is asked of rotary positions, or there is no calibration
@@ -82,36 +92,47 @@ def convert(
     if isinstance(ranks, int):
         ranks = uniform(ranks, model.config.num_hidden_layers)
     latent_model = shell(model, ranks.attention(source, name or settings.method)).eval()
+    if settings.method == "posterior" and calibration and metrics is None:
+        metrics = felt(model, calibration)
     pairs = list(zip(model.encoder.layers, latent_model.encoder.layers, strict=True))
     rows = []
     for layer, (old, new) in enumerate(tqdm(pairs, "converting", unit="layer")):
         assert isinstance(old, ConformerLayer) and isinstance(new, ConformerLayer)
-        rows.append({"layer": layer, **ranks.row(layer), **convert_layer(old, new, calibration, settings)})
+        metric = metrics[layer] if metrics else None
+        row = convert_layer(old, new, calibration, settings, metric)
+        rows.append({"layer": layer, **ranks.row(layer), **row})
     return latent_model, rows
 
 
 @torch.no_grad()
 def convert_layer(
-    old: ConformerLayer, new: ConformerLayer, calibration: Calibration | None, settings: Settings
+    old: ConformerLayer,
+    new: ConformerLayer,
+    calibration: Calibration | None,
+    settings: Settings,
+    metric: Felt | None = None,
 ) -> Row:
-    """Set one layer's latents and output bias, move the calibration past it, and say what was lost."""
+    """Set one layer's latents and output projection, move the calibration past it, and say what was lost."""
     before, after = attentions(old, new)
     heard = None
     if calibration:
         heard = calibration.statistics(old, settings.sequential, settings.hears_averages)
-    k, v = sides(before, heard, settings)
+    k, v = sides(before, heard, settings, metric)
     mean = None if settings.method == "weight" else means(before, heard)
     balance = None
+    chain = [] if calibration is None else calibration.chain(settings.sequential)
+    exact = after.joint and after.rank_k == len(k.weight)
     if after.joint:
         problem = Joint(k, v)
-        balance = problem.equal_energy
-        if calibration and mean is not None and settings.balance_scan and after.rank_k < len(k.weight):
-            chain = calibration.converted if settings.sequential else calibration.original
+        balance = problem.equal_energy if metric is None else 1.0
+        if calibration and mean is not None and settings.balance_scan and metric is None and not exact:
             balance = best_balance(problem, (old, new), calibration, chain, mean)
         factors = problem.factors(after.rank_k, balance)
     else:
         factors = separate(k, after.rank_k), separate(v, after.rank_v)
     settle(after, before, factors, mean)
+    if calibration and settings.refits and not exact:
+        refit_output(old, new, calibration, chain)
     row = {} if balance is None else {"balance": float(f"{balance:.6g}")}
     return row | weight_errors(before, factors, heard) | output_errors(old, new, calibration)
 
@@ -125,8 +146,10 @@ def attentions(
     return before, after
 
 
-def sides(before: MultiHeadAttention, heard: Statistics | None, settings: Settings) -> tuple[Side, Side]:
-    """K and V of a layer with the inputs and metrics that the settings ask for."""
+def sides(
+    before: MultiHeadAttention, heard: Statistics | None, settings: Settings, metric: Felt | None = None
+) -> tuple[Side, Side]:
+    """K and V of a layer with the inputs and metrics that the settings ask for; `metric` is that of `posterior`."""
     weight_k, weight_v = before.linear_k.weight, before.linear_v.weight
     if heard is None or settings.method == "weight":
         return side(weight_k), side(weight_v)
@@ -134,6 +157,8 @@ def sides(before: MultiHeadAttention, heard: Statistics | None, settings: Settin
     asks = settings.method == "attention"
     metric_k = torch.block_diag(*heard.queries) if asks and settings.query_weight else None
     metric_v = output_metric(before) if asks and settings.output_weight else None
+    if metric is not None:
+        metric_k, metric_v = metric
     side_k = side(weight_k, inputs_k, metric_k)
     if heard.attended is None:
         return side_k, side(weight_v, heard.overall_v, metric_v)

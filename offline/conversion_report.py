@@ -1,7 +1,5 @@
 """What a conversion prints: the plan of a dry run, and the table of what was lost."""
 
-import resource
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,6 @@ COLUMNS = (
     ("attention", "attention_relative_error"),
     ("layer", "output_relative_error"),
 )
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had, resident."""
-    try:  # the kernel's count for getrusage starts from the peak of the process that started this one
-        (line,) = (
-            row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM")
-        )
-        return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def plan(args: Namespace, ranks: Ranks, costs: dict[str, Any], expected: dict[str, float]) -> str:

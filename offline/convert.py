@@ -9,7 +9,9 @@ K and V of each layer become projections up from small latents, which are all th
   activation  K and V as the layers make them of calibration speech: K within each clip, for a softmax does not see
               what all keys share
   attention   scores and attention outputs: K weighed by the second moments of the queries, V by the output projection,
-              and fitted to inputs as the softmax averages them
+              and fitted to inputs as the softmax averages them; the output projection is then fitted to the rest
+  posterior   the CTC posteriors: K and V weighed by how these feel their errors (gradients back through the model),
+              in one unit for both and for all layers; the output projection fitted as well
 Biases and means fold exactly, position scores stay as they are. Layers are calibrated in turn, each on what the
 converted ones before it give. --lossless is a joint latent as wide as the model: the same outputs to rounding, half
 the cache, which in bytes equals caching the layer's input. It is written in float32.
@@ -25,7 +27,6 @@ agreement on the calibration speech: frames with the same best token, KL of the 
 needs calibration speech is null without.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -46,6 +47,7 @@ from offline.conversion import SCAN, Row, Settings, convert
 from offline.corpora import digest
 from offline.data import Utterance
 from offline.fold import folded
+from offline.posterior import felt
 from offline.ranks import Ranks, allocated, rank_of, uniform
 from offline.sensitivity import gains
 
@@ -54,6 +56,7 @@ EXAMPLE = """python -m offline.convert --model_name mha --output_dir runs/mla --
   python -m offline.convert --model_name mha --output_dir runs/lossless --lossless
   python -m offline.convert --model_name runs/mla --export_hf runs/mla-folded        (fold an mla model)
   python -m offline.convert --large --output_file results/convert-large.json         (time and memory at 618M)"""
+CACHE_REDUCTION = 0.75
 
 
 def parser() -> cli.Parser:
@@ -80,12 +83,8 @@ def _add_size_options(options: cli.Parser) -> None:
     add = options.add_argument_group("size").add_argument
     add("--mla_variant", choices=["joint", "simple"], default="joint", help="one latent a layer, or two")
     add("--latent_dim", type=cli.count, help="values of each latent a frame, instead of --cache_reduction")
-    add(
-        "--cache_reduction",
-        type=cli.share,
-        default=0.75,
-        help="share of the K/V cache to save: 0.5, 0.75, 0.875...",
-    )
+    saved = f"share of the K/V cache to save: 0.5, 0.75, 0.875...; default: {CACHE_REDUCTION}"
+    add("--cache_reduction", type=cli.share, help=saved)
     add("--lossless", action="store_true", help="joint latents as wide as the model: exact, at half the cache; "
         "no fewer bytes than caching the layer's input")  # fmt: skip
     add("--rank_allocation", choices=["uniform", "greedy"], default="uniform", help="the same rank in every layer, or "
@@ -94,24 +93,17 @@ def _add_size_options(options: cli.Parser) -> None:
 
 def _add_calibration_options(options: cli.Parser) -> None:
     add = options.add_argument_group("calibration").add_argument
-    add("--method", choices=["weight", "activation", "attention"],
+    add("--method", choices=["weight", "activation", "attention", "posterior"],
         help="default: attention with --calibration_manifest, else weight")  # fmt: skip
-    add(
-        "--calibration_manifest",
-        type=cli.names,
-        help="training speech: manifests, LibriSpeech train splits, ...: a,b",
-    )
-    add(
-        "--calibration_s",
-        type=cli.positive,
-        default=300.0,
-        help="seconds of it to listen to, drawn by a fixed seed",
-    )
-    add(
-        "--force_calibration",
-        action="store_true",
-        help="take speech that is named as a test or dev split, too",
-    )
+    speech = "training speech: manifests, LibriSpeech train splits, ...: a,b"
+    add("--calibration_manifest", type=cli.names, help=speech)
+    add("--data_dir", "--offline_data_dir", type=Path, help="folder of the LibriSpeech splits")
+    fetched = "fetch a split or an hf: data set that is not here; nothing is fetched without"
+    add("--download", "--use_hf_dataset", action="store_true", help=fetched)
+    heard = "seconds of it to listen to, drawn by a fixed seed"
+    add("--calibration_s", type=cli.positive, default=300.0, help=heard)
+    forced = "take speech that is named as a test or dev split, too"
+    add("--force_calibration", action="store_true", help=forced)
 
 
 def _add_ablation_options(options: cli.Parser) -> None:
@@ -122,13 +114,10 @@ def _add_ablation_options(options: cli.Parser) -> None:
         ("output_weight", "V's errors weighed by the output projection (attention)"),
         ("attended_values", "V's inputs as each head's attention averages them (attention)"),
         ("sequential", "each layer calibrated behind the converted ones, not in the original"),
-        ("balance_scan", "K against V by the layer's output error, not by equal energy (joint)"),
+        ("balance_scan", "K against V by the layer's output error, not equal energy (joint; not posterior)"),
+        ("output_refit", "the output projection fitted anew to attention's outputs (attention, posterior)"),
     ):
-        twin = group.add_mutually_exclusive_group()
-        twin.add_argument(
-            f"--{name}", action="store_true", default=True, help=f"{text} (turn off: --no_{name})"
-        )
-        twin.add_argument(f"--no_{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
+        options.flag(f"--{name}", default=True, help=text, group=group)
 
 
 def check(args: Namespace, config: ModelConfig) -> None:
@@ -138,22 +127,13 @@ def check(args: Namespace, config: ModelConfig) -> None:
             f"{args.model_name} already has {config.attention.kind} attention; an mha model is needed "
             "(or --export_hf without --output_dir, to fold it)"
         )
-    rotary = config.position_embeddings_type == "rotary"
-    if args.lossless and (args.mla_variant == "simple" or args.latent_dim):
-        raise ValueError(
-            "--lossless is a joint latent as wide as the model: leave --mla_variant and --latent_dim out"
-        )
-    if rotary and (args.lossless or args.mla_variant == "joint"):
-        raise ValueError(
-            f"{args.model_name} has rotary positions, which turn the input of K but not of V: no one latent "
-            f"serves both, {'and none is lossless' if args.lossless else 'so not joint'}; use --mla_variant simple"
-        )
-    if args.method in ("activation", "attention") and not args.calibration_manifest:
+    check_size(args, config)
+    if args.method in ("activation", "attention", "posterior") and not args.calibration_manifest:
         raise ValueError(
             f"--method {args.method} weighs errors by what the layers hear: give training speech with "
             "--calibration_manifest, or use --method weight"
         )
-    if args.lossless and args.method in ("activation", "attention"):
+    if args.lossless and args.method in ("activation", "attention", "posterior"):
         raise ValueError(f"--lossless loses nothing that --method {args.method} could weigh: leave it out")
     if args.output_dir is None and not args.dry_run:
         raise ValueError("--output_dir is missing: a folder to write to (or --dry_run)")
@@ -161,6 +141,26 @@ def check(args: Namespace, config: ModelConfig) -> None:
     default = "attention" if args.calibration_manifest and not args.lossless else "weight"
     args.method = args.method or default
     args.dtype = args.dtype or ("float32" if args.lossless else "float16")
+
+
+def check_size(args: Namespace, config: ModelConfig) -> None:
+    """Raises ValueError where two options say how wide latents are, or rotary positions rule a joint one out."""
+    wide = args.latent_dim or args.cache_reduction not in (None, 0.5)
+    if args.lossless and (args.mla_variant == "simple" or wide):
+        raise ValueError(
+            "--lossless is a joint latent as wide as the model, for half the cache: leave --mla_variant, --latent_dim "
+            "and --cache_reduction out"
+        )
+    if args.latent_dim and args.cache_reduction is not None:
+        raise ValueError("--latent_dim and --cache_reduction both say how wide latents are; give one")
+    if args.cache_reduction is None:
+        args.cache_reduction = 0.5 if args.lossless else CACHE_REDUCTION
+    rotary = config.position_embeddings_type == "rotary"
+    if rotary and (args.lossless or args.mla_variant == "joint"):
+        raise ValueError(
+            f"{args.model_name} has rotary positions, which turn the input of K but not of V: no one latent "
+            f"serves both, {'and none is lossless' if args.lossless else 'so not joint'}; use --mla_variant simple"
+        )
 
 
 def check_folders(args: Namespace) -> None:
@@ -206,17 +206,20 @@ def run(args: Namespace, config: ModelConfig) -> Row:
     """Convert, write, and return the report."""
     started = time.monotonic()
     sources = args.calibration_manifest or []
-    utterances = calibration_speech.read(sources, args.force_calibration)
+    where = {"root": args.data_dir, "download": args.download}
+    spoken = [(name, calibration_speech.read([name], args.force_calibration, **where)) for name in sources]
+    utterances = [utterance for _, found in spoken for utterance in found]
     model, vocabulary = checkpoint.load(args.model_name)
     ranks, settings = uniform_ranks(args, config), settings_of(args)
     heard = Calibration(model, calibration_speech.draw(utterances, args.calibration_s)) if sources else None
+    metrics = felt(model, heard) if heard and args.method == "posterior" else None
     if args.rank_allocation == "greedy" and not args.lossless:
-        ranks = allocated(gains(model, ranks, heard, settings), ranks, config)
+        ranks = allocated(gains(model, ranks, heard, settings, metrics), ranks, config)
     name = "lossless" if args.lossless else None
-    latent_model, rows = convert(model, ranks, Path(args.model_name).name, heard, settings, name)
+    latent_model, rows = convert(model, ranks, short_name(args.model_name), heard, settings, name, metrics)
     report: Row = {
         **provenance.of_run("offline.convert", args, [], args.model_name),
-        "manifests_sha256": _digests(sources),
+        "manifests_sha256": {provenance.tidy(source): digest(source, found) for source, found in spoken},
         "source": provenance.tidy(args.model_name),
         "method": latent_model.config.attention.method,
         "calibration": heard and _heard(args, heard, utterances),
@@ -226,18 +229,16 @@ def run(args: Namespace, config: ModelConfig) -> Row:
     }
     checkpoint.save(latent_model, vocabulary, args.output_dir, dtype=DTYPES[args.dtype])
     report["seconds"] = round(time.monotonic() - started, 1)
-    report["peak_process_bytes"] = conversion_report.peak_bytes()
+    report["peak_process_bytes"] = provenance.peak_resident_bytes()
     (args.output_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if args.export_hf:
         export(args.output_dir, args.export_hf)
     return report
 
 
-def _digests(sources: list[str]) -> dict[str, str]:
-    return {
-        provenance.tidy(source): digest(source, calibration_speech.read([source], force=True))
-        for source in sources
-    }
+def short_name(model: str) -> str:
+    """What config.json says of where a model came from: a folder's name, or a hub id's without owner and revision."""
+    return Path(model if Path(model).exists() else model.partition("@")[0]).name
 
 
 def _heard(args: Namespace, heard: Calibration, utterances: list[Utterance]) -> Row:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,26 +33,27 @@ def measure(args: Namespace, config: ModelConfig | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="convert-large-") as folder:
         source, target = Path(folder, "mha"), Path(folder, "mla")
         write_random(config or ModelConfig(), source)
-        words = [
-            sys.executable,
-            "-m",
-            "offline.convert",
-            "--model_name",
-            str(source),
-            "--output_dir",
-            str(target),
-        ]
+        words = ["-m", "offline.convert", "--model_name", str(source), "--output_dir", str(target)]
         started, used = time.monotonic(), processor_seconds()
-        done = subprocess.run([*words, *options(args)])
+        done = subprocess.run([sys.executable, *words, *options(args)])
         seconds, used = time.monotonic() - started, processor_seconds() - used
         if done.returncode:
             raise ValueError("the conversion failed; its own words are above")
         report = json.loads((target / "report.json").read_text())
-    result = {
+    spent = {"seconds_whole_process": round(seconds, 1), "processor_seconds": round(used, 1)}
+    model = "random weights in the architecture of asr.ModelConfig()" if config is None else "as given"
+    result = summary(report, model, spent)
+    args.output_file.parent.mkdir(parents=True, exist_ok=True)
+    args.output_file.write_text(json.dumps(result, indent=1) + "\n")
+    peak_gib = report["peak_process_bytes"] / 2**30
+    print(f"{seconds:.0f} s, peak {peak_gib:.2f} GiB; written: {args.output_file}")
+
+
+def summary(report: dict[str, Any], model: str, spent: dict[str, float]) -> dict[str, Any]:
+    """What the file says, from the report of the conversion and what the whole process spent."""
+    return {
         "what": {
-            "model": "random weights in the architecture of asr.ModelConfig()"
-            if config is None
-            else "as given",
+            "model": model,
             "git_commit": provenance.git_commit(),
             "versions": report["versions"],
             "machine": provenance.machine(),
@@ -64,18 +66,12 @@ def measure(args: Namespace, config: ModelConfig | None = None) -> None:
             "calibration": report["calibration"],
         },
         "results": {
-            "seconds_whole_process": round(seconds, 1),
-            "processor_seconds": round(used, 1),
+            **spent,
             "seconds": report["seconds"],
             "peak_resident_bytes": report["peak_process_bytes"],
             **{key: report[key] for key in ("parameters", "flops_per_frame", "cache_bytes_per_frame")},
         },
     }
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    args.output_file.write_text(json.dumps(result, indent=1) + "\n")
-    print(
-        f"{seconds:.0f} s, peak {report['peak_process_bytes'] / 2**30:.2f} GiB; written: {args.output_file}"
-    )
 
 
 def processor_seconds() -> float:

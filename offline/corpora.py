@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -110,7 +111,12 @@ def names(utterances: Sequence[Utterance]) -> list[str]:
     paths = [
         f"{provenance.relative(u.audio)}{_place(u)}:{name}" for u, name in zip(utterances, own, strict=True)
     ]
-    return [f"{path}#{paths[:i].count(path)}" if path in paths[:i] else path for i, path in enumerate(paths)]
+    seen: Counter[str] = Counter()
+    unique = []
+    for path in paths:
+        unique.append(f"{path}#{seen[path]}" if seen[path] else path)
+        seen[path] += 1
+    return unique
 
 
 def _place(utterance: Utterance) -> str:

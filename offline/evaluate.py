@@ -1,17 +1,28 @@
 """Measures models on recordings with known words: error rates, speed, memory, and every transcript.
 
 The recordings: a LibriSpeech split by its name, a manifest, a table, a LibriSpeech or Kaldi folder, or
-hf:dataset:split (offline/corpora.py says more). The models: bundled names, checkpoint folders, hub ids, mha or mla;
-they take turns batch by batch, so that a busy machine disturbs them alike. Whole recordings, or with --chunk_ms what a
-live stream would say. A killed run goes on where it stood when the same command is given again.
+hf:dataset:split (offline/corpora.py says more); with --join_s short ones are joined to long ones. The models: bundled
+names, checkpoint folders, hub ids, mha or mla. They take turns batch by batch, so that a busy machine disturbs them
+alike. A killed run goes on where it stood when the same command is given again.
+
+Whole recordings, or what a live stream would say: --chunk_ms, or with --profile several ways to hear in one run, each
+model under each an arm of its own, mla@640ms/10s and so on. Streams run through the streaming operator, as they are
+served, a batch of them in one cache. A profile is one of
+
+  full                     whole recordings; the arm is called by its model alone
+  fast, balanced, long     what the service calls so: 320x5, 640x10, 640x30
+  640x10                   chunks of 640 ms, each with the 10 s before it
+  640x10/int8              the same with its cache in int8; --cache_dtype model,int8 gives all streams in both
+  naive-640x10             without a cache: every chunk and the 10 s before it run anew, as a clip of its own
 
 --output_file X.json is one object; X.jsonl beside it holds a line for each utterance (offline/evaluation/records.py):
 
-  what      git_commit, device, machine, threads, versions, and per model: folder, folder_hash (SHA-256 of the weights),
-            attention, method (of its conversion), parameters, weight_bytes, cached_values_per_frame,
-            cache_bytes_per_second
+  what      git_commit, device, machine, threads, versions, and per arm: model, profile, chunk_frames,
+            left_context_frames, folder, folder_hash (SHA-256 of the weights), attention, method (of its conversion),
+            parameters, weight_bytes, cached_values_per_frame, cache_bytes_per_second; bytes_per_stream (allocated) of
+            a stream
   how       command, manifests (name: SHA-256), and the settings
-  results   per model: total, and by_domain, by_engine, by_voice, by_manifest (name: figures). Figures: utterances,
+  results   per arm: total, and by_domain, by_engine, by_voice, by_manifest (name: figures). Figures: utterances,
             words, audio_s, wer (upper case), wer_95 (bounds, bootstrap over utterances), wer_normalised (by Whisper's
             English rules, see offline/scoring.py), cer: percent, corpus level; substitutions, deletions, insertions.
             speed: rtfx (as the Open ASR Leaderboard has it: all seconds of audio by all seconds of work, waves in
@@ -19,7 +30,9 @@ live stream would say. A killed run goes on where it stood when the same command
             (over batches), rtfx_model (first convolution to scores alone), inference_s, latency_ms (p50 and p95 of
             single clips, waves to text; null when not asked).
             memory: peak_process_bytes (resident, the whole process with all models) or, on a GPU,
-            peak_allocated_bytes and peak_reserved_bytes (of this model's batches, all loaded models' weights in it)
+            peak_allocated_bytes and peak_reserved_bytes (of this arm's batches, all loaded models' weights in it)
+            changed_frames of streams with --check_frames: frames, changed (other likeliest token than in the
+            chunk-masked whole forward, both in the run's dtype), share, greatest_log_prob_difference
   utterances_file  X.jsonl
 """
 
@@ -32,21 +45,35 @@ from typing import Any, NamedTuple
 from asr.transcriber import DTYPES
 from offline import cli, corpora, provenance, scoring, stock
 from offline.data import ManifestError, Utterance
-from offline.evaluation.measure import Arm, Chosen, Sight, environment, latency, load, measure
+from offline.evaluation import joined, profiles
+from offline.evaluation.changes import changed_frames
+from offline.evaluation.measure import Arm, Chosen, arms_of, environment, latency, load, measure
+from offline.evaluation.overview import markdown
+from offline.evaluation.profiles import Profile
 from offline.evaluation.records import Record
-from offline.evaluation.stopwatch import timed
 from offline.evaluation.summary import summary, table
 from offline.scoring import Row
 
-__all__ = ["Arm", "environment", "load", "main", "timed"]
 EXAMPLE = """python -m offline.evaluate --model mha,mla --dataset test-clean --data_dir ~/LibriSpeech \\
       --batch_size 8 --output_file results/test-clean.json
   python -m offline.evaluate --model mla --manifest tests/speech/test-seen-voices.jsonl --chunk_ms 320 \\
-      --left_context_s 10 --output_file results/live.json"""
-FRAME_MS = 20
-LEFT_CONTEXT_FRAMES = 500
+      --left_context_s 10 --output_file results/live.json
+  python -m offline.evaluate --model mha,mla --manifest tests/speech/test-seen-voices.jsonl --join_s 60 \\
+      --profile full,640x10,640x2,naive-640x10 --output_file results/streams.json --plot results/streams.png"""
+PICTURES = (".png", ".svg")
+BATCH_S, JOINED_IN_A_BATCH = 60.0, 8
+LATENCY_CLIPS = 20
 BATCH_SIZE = {"ours": 64, "transformers": 1}
-SETTINGS = ("engine", "attn_implementation", "batch_seconds", "batch_size", "max_samples", "latency_clips")
+SETTINGS = (
+    "engine",
+    "attn_implementation",
+    "batch_seconds",
+    "batch_size",
+    "max_samples",
+    "latency_clips",
+    "join_s",
+    "check_frames",
+)
 
 
 class Corpus(NamedTuple):
@@ -80,7 +107,14 @@ def parser() -> cli.Parser:
 
 def _add_ways(options: cli.Parser) -> None:
     add = options.add_argument
-    add("--batch_seconds", type=cli.positive, default=60.0, help="padded audio in one batch")
+    ways = f"{', '.join(profiles.CHOICES)}: a,b"
+    add("--profile", type=cli.names, metavar="NAME", help=f"ways to hear, each an arm: {ways}")
+    caches = "of streams: model (the model's own), int8, or both: a,b"
+    add("--cache_dtype", type=cli.names, default=["model"], metavar="NAME", help=caches)
+    long = f"join recordings, with {joined.PAUSE_S:g} s of silence in between, to at least so many seconds"
+    add("--join_s", type=cli.positive, help=long)
+    padded = "padded audio in one batch; default: 60, or eight joined recordings"
+    add("--batch_seconds", type=cli.positive, help=padded)
     add("--batch_size", type=cli.count, help="most recordings in one batch; default: 64, stock code 1")
     streamed = "as in a live stream with chunks of so many ms; a multiple of 20"
     add("--chunk_ms", type=cli.positive, help=streamed)
@@ -90,38 +124,22 @@ def _add_ways(options: cli.Parser) -> None:
     engine = "stock transformers instead of ours, mha only: the outside check (alone, as its padding leaks)"
     add("--engine", choices=list(BATCH_SIZE), default="ours", help=engine)
     add("--attn_implementation", choices=list(stock.IMPLEMENTATIONS), help="of stock code; default: eager")
-    add("--latency_clips", type=cli.natural, default=20, help="clips to time one by one; 0 for none")
+    single = (
+        f"clips to time one by one; 0 for none; default: {LATENCY_CLIPS}, none with --profile or --join_s"
+    )
+    add("--latency_clips", type=cli.natural, help=single)
+    check = (
+        "clips (their first 30 s) whose streamed frames are compared with the chunk-masked whole forward's"
+    )
+    add("--check_frames", type=cli.count, metavar="CLIPS", help=check)
+    add(
+        "--plot",
+        type=Path,
+        metavar="PNG",
+        help="WER against context as a picture, a table as Markdown beside it",
+    )
     add("--dtype", choices=list(DTYPES), help="default: float32 on CPU, bfloat16 on GPU")
     add("--device", help="cpu or cuda; default: cuda when there is one")
-
-
-def sight_of(args: Namespace) -> Sight:
-    """Returns what `transcribe` takes of the chunk options: nothing, or chunk_frames and left_context_frames.
-
-    Raises:
-        ValueError: one thing is said in two ways, or is no whole number of frames; names the nearest that is.
-    """
-    chunk = _frames("chunk", args.chunk_ms, 1, "ms", args.chunk_frames)
-    left = _frames("left_context", args.left_context_s, 1000, "s", args.left_context_frames)
-    if chunk is None and left is not None:
-        raise ValueError("a left context is what a chunk sees before it: give --chunk_ms, too")
-    if chunk is None:
-        return {}
-    return {"chunk_frames": chunk, "left_context_frames": LEFT_CONTEXT_FRAMES if left is None else left}
-
-
-def _frames(name: str, value: float | None, unit_ms: int, unit: str, frames: int | None) -> int | None:
-    if value is None:
-        return frames
-    if frames is not None:
-        raise ValueError(f"--{name}_{unit} and --{name}_frames say the same thing twice; give one")
-    exact = value * unit_ms / FRAME_MS
-    least = 1 if name == "chunk" else 0
-    if exact != round(exact) or exact < least:
-        nearest = max(round(exact), least) * FRAME_MS / unit_ms
-        step = FRAME_MS / unit_ms
-        raise ValueError(f"--{name}_{unit} is {value:g}, no multiple of {step:g}; the nearest is {nearest:g}")
-    return round(exact)
 
 
 def read(args: Namespace) -> list[Corpus]:
@@ -135,29 +153,42 @@ def read(args: Namespace) -> list[Corpus]:
         scored = [utterance for utterance in found if scoring.is_scored(utterance.text)]
         if not scored:
             raise ManifestError(f"{source}: no text to compare with")
-        read_corpora.append(Corpus(source, label, corpora.evenly(scored, args.max_samples)))
+        some = corpora.evenly(scored, args.max_samples)
+        read_corpora.append(
+            Corpus(source, label, list(joined.join(some, args.join_s)) if args.join_s else some)
+        )
     return read_corpora
 
 
-def settle(args: Namespace) -> Sight:
-    """Fills in the defaults that hang on other options; returns what the models see.
+def settle(args: Namespace) -> list[Profile]:
+    """Fills in the defaults that hang on other options; returns the ways to hear.
 
     Raises:
         ValueError: options that do not go together.
     """
-    sight = sight_of(args)
+    chosen = profiles.chosen(args)
     args.batch_size = args.batch_size or BATCH_SIZE[args.engine]
+    args.batch_seconds = args.batch_seconds or max(BATCH_S, JOINED_IN_A_BATCH * (args.join_s or 0))
+    if args.latency_clips is None:
+        args.latency_clips = 0 if args.profile or args.join_s else LATENCY_CLIPS
     if args.engine == "ours" and args.attn_implementation:
         raise ValueError("--attn_implementation is of stock code: add --engine transformers")
     if args.engine == "transformers":
         args.attn_implementation = args.attn_implementation or "eager"  # as the leaderboard runs these models
-        if sight:
+        if chosen != [profiles.FULL]:
             raise ValueError("--engine transformers hears whole recordings only: leave the chunks out")
-    return sight
+    if args.check_frames and not any(profile.streamed for profile in chosen):
+        raise ValueError("--check_frames is of live streams: give --profile or --chunk_ms, too")
+    if args.plot and args.plot.suffix not in PICTURES:
+        raise ValueError(f"--plot {args.plot}: a picture's name ends in {' or '.join(PICTURES)}")
+    if args.plot and chosen == [profiles.FULL]:
+        raise ValueError("--plot shows streams: give --profile or --chunk_ms, too")
+    return chosen
 
 
-def header(arms: Sequence[Arm], read_corpora: list[Corpus], sight: Sight, args: Namespace) -> dict[str, Any]:
+def header(arms: Sequence[Arm], read_corpora: list[Corpus], args: Namespace) -> dict[str, Any]:
     """Returns what and how, as the output begins."""
+    only = arms[0].profile if len({arm.profile for arm in arms}) == 1 else profiles.FULL
     return {
         "what": environment(arms),
         "how": {
@@ -168,8 +199,9 @@ def header(arms: Sequence[Arm], read_corpora: list[Corpus], sight: Sight, args: 
             },
             "dtype": str(arms[0].model.dtype).removeprefix("torch."),
             **{name: getattr(args, name) for name in SETTINGS},
-            "chunk_frames": sight.get("chunk_frames"),
-            "left_context_frames": sight.get("left_context_frames"),
+            **({"pause_s": joined.PAUSE_S, "seed": joined.SEED} if args.join_s else {}),
+            "chunk_frames": only.chunk_frames,
+            "left_context_frames": None if only.chunk_frames is None else only.left_context_frames,
         },
     }
 
@@ -180,20 +212,42 @@ def evaluate(args: Namespace) -> tuple[dict[str, Any], list[Row]]:
     Raises:
         ValueError: ManifestError, CheckpointError, RecordError: what cannot be used, or gone on from.
     """
-    sight = settle(args)
+    ways = settle(args)
     read_corpora = read(args)
     chosen: list[Chosen] = [(label, one) for _, label, utterances in read_corpora for one in utterances]
-    arms = [Arm(model) for model in load(args)]
-    record = Record(args.output_file, header(arms, read_corpora, sight, args), args.overwrite)
+    named = bool(args.profile) or len(ways) > 1 or ways[0].int8
+    arms = arms_of(load(args), ways, named=named)
+    record = Record(args.output_file, header(arms, read_corpora, args), args.overwrite)
     if record.finished:
         print(f"{args.output_file}: measured already; --overwrite measures anew")
         return record.finished, record.rows
-    measure(arms, chosen, record, sight, args)
-    latencies_ms = latency(arms, [utterance for _, utterance in chosen], args.latency_clips, sight)
-    results = {arm.model.name: summary(arm, record.rows, latencies_ms[arm.model.name]) for arm in arms}
+    measure(arms, chosen, record, args)
+    utterances = [utterance for _, utterance in chosen]
+    latencies_ms = latency(arms, utterances, args.latency_clips)
+    results = {arm.name: summary(arm, record.rows, latencies_ms[arm.name]) for arm in arms}
+    for name, changed in changed_frames(arms, utterances, args.check_frames or 0).items():
+        results[name]["changed_frames"] = changed
     result = {**record.header, "results": results, "utterances_file": record.lines.name}
     record.finish(result)
     return result, record.rows
+
+
+def draw(result: dict[str, Any], file: Path) -> list[Path]:
+    """Writes WER against context as a picture, and the table beside it as Markdown; returns both files.
+
+    Raises:
+        ValueError: the result was measured before arms had profiles.
+    """
+    if not all("profile" in facts for facts in result["what"]["models"].values()):
+        raise ValueError(
+            "an older result, which does not say how its models heard; --overwrite measures anew"
+        )
+    from offline.evaluation import picture  # matplotlib, which nothing else here needs
+
+    picture.draw(result, file)
+    beside = file.with_suffix(".md")
+    beside.write_text(markdown(result), encoding="utf-8")
+    return [file, beside]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -201,14 +255,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         result, rows = evaluate(args)
-        texts = scoring.write_trn(rows, args.trn) if args.trn else []
+        written = [args.output_file, *(scoring.write_trn(rows, args.trn) if args.trn else [])]
+        written += draw(result, args.plot) if args.plot else []
     except (ValueError, OSError) as error:
         print(f"offline.evaluate: {cli.reason(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\noffline.evaluate: stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    print(table(result), f"written: {', '.join(map(str, [args.output_file, *texts]))}", sep="\n")
+    print(table(result), f"written: {', '.join(map(str, written))}", sep="\n")
     return 0
 
 

@@ -69,6 +69,7 @@ def _add_data_options(options: cli.Parser) -> None:
     add("--data_dir", "--offline_data_dir", type=Path, help="folder with LibriSpeech's splits")
     add(
         "--use_hf_dataset",
+        "--download",
         action="store_true",
         help="fetch what is not here from the Hugging Face hub (LibriSpeech's splits, hf: data sets)",
     )
@@ -89,27 +90,29 @@ def _add_data_options(options: cli.Parser) -> None:
     add("--batch_size", type=cli.count, default=8, help="clips in one batch, a process")
     add("--max_batch_seconds", type=cli.positive, help="at most so much padded audio in one batch")
     add(
-        "--augment_strength", type=float, default=0.0, help="scales speed, room, noise, ...; 0: none, 1: much"
+        "--augment_strength",
+        type=cli.weight,
+        default=0.0,
+        help="scales speed, room, noise, ...; 0: none, 1: much",
     )
 
 
 def _add_objective_options(options: cli.Parser) -> None:
-    add = options.add_argument_group("objective").add_argument
+    group = options.add_argument_group("objective")
+    add = group.add_argument
     add(
         "--trainable",
         choices=list(PARTS),
         default="attention",
         help="what learns; latent: the latent factors",
     )
-    stage = options.add_mutually_exclusive_group().add_argument
+    stage = group.add_mutually_exclusive_group().add_argument
     stage("--latent_steps", type=cli.natural, help="first steps, in which only the latent factors learn")
     stage("--latent_epochs", type=cli.natural, help="the same, in epochs")
-    options.flag(
-        "--freeze_feature_encoder", default=True, help="the convolutions on the waveform do not learn"
-    )
-    options.flag(
-        "--distill", default=False, help="learn from --base_model's posteriors and attention outputs too"
-    )
+    frozen = "the convolutions on the waveform do not learn"
+    taught = "learn from --base_model's posteriors and attention outputs too"
+    options.flag("--freeze_feature_encoder", default=True, help=frozen, group=group)
+    options.flag("--distill", default=False, help=taught, group=group)
     weights = Weights()
     add("--ctc_weight", type=cli.weight, default=weights.ctc, help="with --distill, of the texts' loss")
     add(
@@ -132,7 +135,8 @@ def _add_objective_options(options: cli.Parser) -> None:
 
 
 def _add_schedule_options(options: cli.Parser) -> None:
-    add = options.add_argument_group("schedule").add_argument
+    group = options.add_argument_group("schedule")
+    add = group.add_argument
     add("--num_epochs", type=cli.count, default=10, help="passes over the training data")
     add("--max_steps", type=cli.count, help="optimiser steps, instead of --num_epochs")
     add("--gradient_accumulation_steps", type=cli.count, default=2, help="batches to one optimiser step")
@@ -144,7 +148,7 @@ def _add_schedule_options(options: cli.Parser) -> None:
         help="linear rise; in a run shorter than twice this, a tenth of it",
     )
     add("--decay", choices=["linear", "cosine", "constant"], default="linear", help="from warm-up to the end")
-    add("--weight_decay", type=float, default=0.0, help="on weight matrices")
+    add("--weight_decay", type=cli.weight, default=0.0, help="on weight matrices")
     add(
         "--early_stopping_patience",
         type=cli.natural,
@@ -155,14 +159,14 @@ def _add_schedule_options(options: cli.Parser) -> None:
     add("--save_steps", type=cli.count, default=1000, help="steps from one checkpoint to the next")
     add("--logging_steps", type=cli.count, default=25, help="steps from one log line to the next")
     add("--seed", type=cli.natural, default=1, help="of order, augmentation, masks, dropout")
-    options.flag("--resume", default=True, help="go on from the newest checkpoint in output_dir")
+    options.flag("--resume", default=True, help="go on from the newest checkpoint in output_dir", group=group)
 
 
 def _add_machine_options(options: cli.Parser) -> None:
-    options.flag("--cpu", default=not torch.cuda.is_available(), help="leave the GPU alone")
-    add = options.add_argument_group("machine").add_argument
-    add("--workers", type=cli.natural, default=1, help="processes that decode and augment")
-    kinds = options.add_mutually_exclusive_group().add_argument
+    group = options.add_argument_group("machine")
+    options.flag("--cpu", default=not torch.cuda.is_available(), help="leave the GPU alone", group=group)
+    group.add_argument("--workers", type=cli.natural, default=1, help="processes that decode and augment")
+    kinds = group.add_mutually_exclusive_group().add_argument
     for kind in ("fp16", "bf16", "fp32"):
         kinds(f"--{kind}", dest="precision", action="store_const", const=kind, help=_PRECISION[kind])
     kinds("--no_fp16", "--no_bf16", dest="precision", action="store_const", const="fp32", help="as --fp32")

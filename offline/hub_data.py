@@ -48,11 +48,6 @@ class Row(Named):
         except AudioError as error:
             raise ManifestError(f"{self.id}: {error}") from None
 
-    @property
-    def is_part(self) -> bool:
-        """A file of such rows is more than one recording."""
-        return True
-
 
 def read(name: str, limit: int | None, download: bool) -> list[Utterance]:
     """Returns the utterances of `hf:dataset[:config]:split`, or of a LibriSpeech split by its name.

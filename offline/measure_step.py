@@ -16,7 +16,6 @@ decoding and the moving average are left out.
 
 import json
 import os
-import resource
 import sys
 import time
 from argparse import Namespace
@@ -164,8 +163,7 @@ def peak_bytes(device: torch.device) -> int:
     """Returns the most memory so far: allocated on a GPU, else resident of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return provenance.peak_resident_bytes()
 
 
 def run(args: Namespace) -> None:

@@ -22,14 +22,13 @@ from asr.audio import SAMPLE_RATE
 from asr.encoder import ConformerCTC
 from asr.normalise import normalise
 from offline import cli, provenance
-from offline.data import Collator, RunSampler, SpeechDataset, plan, read_manifests
+from offline.data import read_manifests
 from offline.train import add_new_model_options, new_model, usable
+from offline.training_data import Collator, RunSampler, SpeechDataset, plan
 
 MELS = 80
 FLOOR = 1e-2
-EXAMPLE = (
-    """python -m offline.pretrain --train_manifest data/speech/train.jsonl --output_dir runs/front-end"""
-)
+EXAMPLE = "python -m offline.pretrain --train_manifest data/speech/train.jsonl --output_dir runs/front-end"
 
 
 class LogMel(nn.Module):
@@ -63,7 +62,7 @@ def parser() -> cli.Parser:
     add("--max_duration_s", type=cli.positive, default=20.0, help="leave out longer recordings")
     add("--batch_seconds", type=cli.positive, default=60.0, help="padded audio in one batch")
     add("--learning_rate", type=cli.positive, default=2e-3, help="at its height; rises and falls as a cosine")
-    add("--augment_strength", type=float, default=0.5, help="as in offline.train")
+    add("--augment_strength", type=cli.weight, default=0.5, help="as in offline.train")
     add("--workers", type=cli.natural, default=1, help="processes that decode and augment")
     options.flag("--cpu", default=not torch.cuda.is_available(), help="leave the GPU alone")
     add_new_model_options(options)
@@ -123,12 +122,7 @@ def fit(model: ConformerCTC, loader: DataLoader, learning_rate: float, steps: in
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; 0 when done, 2 when something given cannot be used."""
     args = parser().parse_args(argv)
-    try:
-        run(args)
-    except ValueError as error:
-        print(f"offline.pretrain: {cli.reason(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return cli.run("offline.pretrain", lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -99,6 +100,18 @@ def _git(*words: str) -> str:
 def machine() -> dict[str, Any]:
     """Returns processor, cores and operating system."""
     return {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.platform()}
+
+
+def peak_resident_bytes() -> int:
+    """Returns the most memory that this process has had, resident."""
+    try:  # the kernel's count for getrusage starts from the peak of the process that started this one
+        (line,) = (
+            row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM")
+        )
+        return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _cpu_name() -> str:

@@ -4,12 +4,14 @@
   2  convert   to runs/reference/lossless (half the cache, exact) and runs/reference/mla-75 (a quarter of it)
   3  evaluate  all three on a sample of a LibriSpeech test split
   4  compare   into runs/reference/report
+  5  serve     all three, with --serve
 
 What is done is not done again: stopped anywhere, the same command goes on. Nothing is fetched before it has said how
 much, and --yes or an answer at the terminal has allowed it. Without --calibration the 75 % model minimises the weights'
 error alone; with training speech it is closer (offline.convert says more).
 """
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from asr import checkpoint
+from asr.transcriber import DTYPES
 from offline import cli, compare, convert, corpora, evaluate
 
 REFERENCE = "facebook/wav2vec2-conformer-rel-pos-large-960h-ft"
@@ -38,9 +41,10 @@ def parser() -> cli.Parser:
     add("--data_dir", type=Path, help="folder of the LibriSpeech splits, where they are here already")
     add("--max_samples", type=cli.count, default=200, help="recordings of it, evenly spaced")
     add("--calibration", help="training speech for the 75 %% conversion, as offline.convert takes it")
-    add("--dtype", default="bfloat16", help="to measure in")
+    add("--dtype", choices=list(DTYPES), default="bfloat16", help="to measure in")
     add("--output_dir", type=Path, default=Path("runs/reference"), help="folder for all that is made")
     options.flag("--yes", default=False, help="fetch what is missing without asking")
+    options.flag("--serve", default=False, help="serve all three when they are made, as `make serve` does")
     return options
 
 
@@ -57,6 +61,8 @@ def missing(args: Namespace) -> list[str]:
         found.append(f"{args.model_name}: {_size(args)} to the Hugging Face cache")
     if args.dataset in corpora.SPLITS and corpora.find_split(args.dataset, args.data_dir) is None:
         found.append(f"LibriSpeech {args.dataset}: {corpora.SPLITS[args.dataset]:,} MB")
+    elif args.dataset.startswith("hf:") and not Path(args.dataset.split(":")[1]).expanduser().is_dir():
+        found.append(f"{args.dataset}: what the hub says when asked, unless it is in the cache of `datasets`")
     return found
 
 
@@ -107,8 +113,8 @@ def announce(args: Namespace, to_fetch: list[str]) -> None:
 def steps(args: Namespace) -> dict[str, Callable[[], int]]:
     """The commands behind each step, in order; those that are done are left out."""
     source, out = source_of(args), args.output_dir
-    heard = args.calibration in corpora.SPLITS and corpora.find_split(args.calibration, args.data_dir)
-    learned = ["--calibration_manifest", str(heard or args.calibration)] if args.calibration else []
+    where = ["--data_dir", str(args.data_dir)] if args.data_dir else []
+    learned = ["--calibration_manifest", args.calibration, *where] if args.calibration else []
     conversions = {
         "lossless": ["--lossless"],
         "mla-75": ["--cache_reduction", "0.75", *learned],
@@ -122,10 +128,9 @@ def steps(args: Namespace) -> dict[str, Callable[[], int]]:
     models = [source, *(str(out / name) for name in ARMS)]
     measured = ["--model", ",".join(models), "--dataset", args.dataset, "--output_file", str(result)]
     measured += ["--max_samples", str(args.max_samples), "--dtype", args.dtype, "--download"]
-    measured += ["--data_dir", str(args.data_dir)] if args.data_dir else []
-    found["evaluate"] = lambda: evaluate.main(
-        measured
-    )  # goes on by itself, and is quick when there is nothing to do
+    measured += where
+    # It goes on by itself, and is quick when there is nothing to do.
+    found["evaluate"] = partial(evaluate.main, measured)
     reported = [f"--models={','.join(f'{name}={out / name}' for name in ARMS)}"]
     found["compare"] = partial(compare.main, [str(result), *reported, "--output_dir", str(out / "report")])
     return found
@@ -133,14 +138,26 @@ def steps(args: Namespace) -> dict[str, Callable[[], int]]:
 
 def run(args: Namespace) -> None:
     """Does all steps. Raises ValueError where one cannot be done."""
+    split = args.calibration
+    if split in corpora.SPLITS and corpora.find_split(split, args.data_dir) is None:
+        raise ValueError(
+            f"--calibration {split} is not here: unpack it and say where with --data_dir, or leave it out"
+        )
     announce(args, missing(args))
     checkpoint.resolve(source_of(args))
     for name, work in steps(args).items():
         print(f"\n== {name}", flush=True)
         if code := work():
             raise ValueError(f"{name} failed with exit code {code}; the same command goes on from here")
-    served = ",".join([f"mha={source_of(args)}", *(f"{name}={args.output_dir / name}" for name in ARMS)])
-    print(f"\nServe them all: make serve MODELS={served}")
+    if args.serve:
+        os.execv(sys.executable, [sys.executable, *serving(args)])
+    print(f"\nServe them all: make serve MODELS={serving(args)[-1]}")
+
+
+def serving(args: Namespace) -> list[str]:
+    """What Python is to run for a service of all three models: another room, started and not imported."""
+    served = [f"mha={source_of(args)}", *(f"{name}={args.output_dir / name}" for name in ARMS)]
+    return ["-m", "service", "--models", ",".join(served)]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,8 +29,8 @@ def choose(utterances: list[Utterance], clips: int) -> list[Utterance]:
     chosen: list[Utterance] = []
     for row in range(max(map(len, groups.values()), default=0)):
         chosen += [group[row] for group in groups.values() if row < len(group)]
-    kept = {utterance.audio for utterance in chosen[:clips]}
-    return [utterance for utterance in utterances if utterance.audio in kept]
+    kept = {(utterance.audio, utterance.start_s) for utterance in chosen[:clips]}
+    return [utterance for utterance in utterances if (utterance.audio, utterance.start_s) in kept]
 
 
 def copy(utterances: list[Utterance], folder: Path, name: str) -> None:
@@ -41,30 +41,34 @@ def copy(utterances: list[Utterance], folder: Path, name: str) -> None:
         shutil.copy(utterance.audio, folder / name)
         row = {"audio_filepath": f"{name}/{utterance.audio.name}", "duration": utterance.duration_s}
         row |= {"text": utterance.text, "domain": utterance.domain}
+        row |= {"offset": utterance.start_s} if utterance.end_s is not None else {}
         lines.append(json.dumps(row | {"engine": utterance.engine, "voice": utterance.voice}) + "\n")
     (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
+def parser() -> cli.Parser:
+    """The command line."""
+    options = cli.parser(__doc__ or "", EXAMPLE)
+    add = options.add_argument
+    add("--manifest", type=cli.paths, required=True, help="manifests to choose from, a.jsonl,b.jsonl")
+    add("--output_dir", type=Path, required=True, help="folder to copy to")
+    add("--clips", type=cli.count, default=30, help="recordings of each manifest")
+    return options
+
+
 def run(args: Namespace) -> None:
+    """Copies as args say. Raises ManifestError for a manifest that cannot be read."""
     for manifest in args.manifest:
         chosen = choose(read_manifest(manifest), args.clips)
         copy(chosen, args.output_dir, manifest.stem)
         print(f"{args.output_dir / manifest.stem}.jsonl: {len(chosen)} recordings")
 
 
-def main() -> None:
-    """The command line."""
-    options = cli.parser(__doc__ or "", EXAMPLE)
-    options.add_argument(
-        "--manifest", type=cli.paths, required=True, help="manifests to choose from, a.jsonl,b.jsonl"
-    )
-    options.add_argument("--output_dir", type=Path, required=True, help="folder to copy to")
-    options.add_argument("--clips", type=cli.count, default=30, help="recordings of each manifest")
-    try:
-        run(options.parse_args())
-    except ValueError as error:
-        sys.exit(f"offline.samples: {error}")
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; 0 when copied, 2 when something given cannot be used."""
+    args = parser().parse_args(argv)
+    return cli.run("offline.samples", lambda: run(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,11 +1,12 @@
 """What each further rank of each latent is worth, in one unit for all: the basis of greedy allocation.
 
 With calibration speech the unit is the KL divergence of the CTC posteriors: each layer in turn is cut to the uniform
-rank, the rest of the model runs as it was, and the divergence over the energy lost is that layer's slope. Without, it
-is the share of the layer's own energy.
+rank, the rest of the model runs as it was, and the divergence over the energy lost is that layer's slope; the metric of
+`posterior` is in that unit already. Without calibration speech, it is the share of the layer's own energy.
 """
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from asr.mha import MultiHeadAttention
 from offline.calibration import Calibration, kl
 from offline.conversion import Settings, lost_mean, means, sides
 from offline.factorise import Joint, Side, separate, spectrum
+from offline.posterior import Felt
 from offline.ranks import Ranks
 
 PROBE_S = 30.0  # of the calibration speech
@@ -23,20 +25,26 @@ PROBE_S = 30.0  # of the calibration speech
 
 @torch.no_grad()
 def gains(
-    model: ConformerCTC, ranks: Ranks, calibration: Calibration | None, settings: Settings
+    model: ConformerCTC,
+    ranks: Ranks,
+    calibration: Calibration | None,
+    settings: Settings,
+    metrics: Sequence[Felt] | None = None,
 ) -> list[Tensor]:
     """[D] each, falling: of every layer's latent where joint, else of every layer's for K, then of every one's for V.
 
-    `ranks` are the uniform ones, at which slopes are measured. The calibration is left as it was.
+    `ranks` are the uniform ones, at which slopes are measured; `metrics` those of each layer for `posterior`. The
+    calibration is left as it was.
     """
     if settings.method == "weight":
         calibration = None
     layers = [layer for layer in model.encoder.layers if isinstance(layer, ConformerLayer)]
     chain = calibration.original if calibration else []
-    wanted = _posteriors(layers, calibration) if calibration else []
+    wanted = _posteriors(layers, calibration) if calibration and not metrics else []
     found = []
     for index, layer in enumerate(tqdm(layers, "sensitivity", unit="layer")):
-        found.append(_of_layer(layers[index:], ranks, index, calibration, wanted, settings))
+        metric = metrics[index] if metrics else None
+        found.append(_of_layer(layers[index:], ranks, index, calibration, wanted, settings, metric))
         if calibration:
             calibration.original = [calibration.run(layer, hidden) for hidden in calibration.original]
     if calibration:
@@ -51,6 +59,7 @@ def _of_layer(
     calibration: Calibration | None,
     wanted: list[Tensor],
     settings: Settings,
+    metric: Felt | None,
 ) -> list[Tensor]:
     """Of the first of these layers, those after it being all that follows: one gain where joint, else K's and V's."""
     attention = layers[0].get_submodule("self_attn")
@@ -58,7 +67,9 @@ def _of_layer(
     heard = None
     if calibration:
         heard = calibration.statistics(layers[0], sequential=False, attended=settings.hears_averages)
-    k, v = sides(attention, heard, settings)
+    k, v = sides(attention, heard, settings, metric)
+    if metric is not None:
+        return [Joint(k, v).spectrum(1.0)] if ranks.joint else [spectrum(k), spectrum(v)]
     cuts = _joint(k, v, ranks.k[index]) if ranks.joint else _separate(k, v, ranks, index)
     mean = means(attention, heard)
     if calibration is None or mean is None:
@@ -72,9 +83,8 @@ def _of_layer(
     return found
 
 
-Cut = tuple[
-    Tensor, Tensor, Tensor, float
-]  # spectrum, K's weight and V's when cut, the energy that this loses
+# Spectrum, K's weight and V's when cut, the energy that this loses.
+Cut = tuple[Tensor, Tensor, Tensor, float]
 
 
 def _joint(k: Side, v: Side, rank: int) -> list[Cut]:

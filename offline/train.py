@@ -9,33 +9,25 @@ import math
 import os
 import sys
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from asr import checkpoint
-from asr.audio import SAMPLE_RATE
 from asr.config import ModelConfig
 from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
 from offline import cli, provenance
-from offline.data import (
-    Collator,
-    ManifestError,
-    SpeechDataset,
-    Utterance,
-    frames_needed,
-    join,
-    plan,
-    read_manifests,
-)
+from offline.data import ManifestError, Utterance, read_manifests
 from offline.gabor import gabor_init
 from offline.objective import Objective
 from offline.resume import resume_point
-from offline.trainer import CTCTrainer
+from offline.trainer import CTCTrainer, training_arguments
+from offline.training_data import Collator, SpeechDataset, join, plan, why_not
 
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 EXAMPLE = """python -m offline.train --train_manifest data/speech/train.jsonl --dev_manifest data/speech/dev.jsonl \\
@@ -57,7 +49,8 @@ def parser() -> cli.Parser:
 
 
 def _add_data_options(options: cli.Parser) -> None:
-    add = options.add_argument_group("data").add_argument
+    group = options.add_argument_group("data")
+    add = group.add_argument
     add(
         "--train_manifest",
         type=cli.paths,
@@ -69,23 +62,30 @@ def _add_data_options(options: cli.Parser) -> None:
     add("--output_dir", type=Path, required=True, help="folder for all that is written")
     add("--batch_seconds", type=cli.positive, default=48.0, help="padded audio in one batch, a process")
     add("--max_duration_s", type=cli.positive, default=20.0, help="leave out longer recordings")
-    add("--join_s", type=float, default=0.0, help="also hear recordings in a row, up to so many s; 0: never")
+    add(
+        "--join_s",
+        type=cli.weight,
+        default=0.0,
+        help="also hear recordings in a row, up to so many s; 0: never",
+    )
     add("--workers", type=cli.natural, default=1, help="processes that decode and augment")
-    add("--augment_strength", type=float, default=1.0, help="scales the chance of every augmentation")
+    add("--augment_strength", type=cli.weight, default=1.0, help="scales the chance of every augmentation")
     add(
         "--augment_ramp_steps", type=cli.natural, default=600, help="steps in which it rises to that strength"
     )
-    options.flag("--augment", default=True, help="speed, room, noise, channel, level, silence")
+    options.flag("--augment", default=True, help="speed, room, noise, channel, level, silence", group=group)
 
 
 def add_new_model_options(options: cli.Parser) -> None:
     """What `new_model` needs; for every command that makes one."""
-    add = options.add_argument_group("new model").add_argument
+    group = options.add_argument_group("new model")
+    add = group.add_argument
     config = Path(__file__).parent / "recipes" / "bundled.json"
     add("--model_config", type=Path, default=config, help="dimensions of a new model (config.json fields)")
     add("--init_from", help="start from this folder, bundled name or hub id instead; mha or mla")
     add("--seed", type=cli.natural, default=1, help="of weights, order, augmentation, masks, dropout")
-    options.flag("--gabor_init", default=True, help="start the first convolution as a bank of band-passes")
+    bands = "start the first convolution as a bank of band-passes"
+    options.flag("--gabor_init", default=True, help=bands, group=group)
 
 
 def _add_model_options(options: cli.Parser) -> None:
@@ -99,22 +99,23 @@ def _add_model_options(options: cli.Parser) -> None:
 
 
 def _add_schedule_options(options: cli.Parser) -> None:
-    add = options.add_argument_group("schedule").add_argument
+    group = options.add_argument_group("schedule")
+    add = group.add_argument
     add("--max_steps", type=cli.count, default=6000, help="optimiser steps")
     add("--learning_rate", type=cli.positive, default=1.2e-3, help="after warm-up, until the decay")
     add("--warmup_steps", type=cli.natural, default=300, help="linear rise")
     add("--decay_steps", type=cli.natural, default=1500, help="last steps, in which it falls to 0")
     add("--decay", choices=["1-sqrt", "linear", "cosine"], default="1-sqrt", help="how it falls")
     add("--optimizer", choices=["adamw", "muon"], default="adamw", help="muon: for the encoder's matrices")
-    add("--weight_decay", type=float, default=1e-2, help="on weight matrices")
+    add("--weight_decay", type=cli.weight, default=1e-2, help="on weight matrices")
     add("--gradient_accumulation_steps", type=cli.count, default=1, help="batches to one optimiser step")
     add("--curriculum_steps", type=cli.natural, default=600, help="first batches, short recordings first")
     add("--eval_steps", type=cli.count, default=250, help="steps from one evaluation to the next")
     add("--save_steps", type=cli.count, default=250, help="steps from one checkpoint to the next")
     add("--logging_steps", type=cli.count, default=25, help="steps from one log line to the next")
-    options.flag("--bf16", default=True, help="bfloat16 autocast; the loss stays in float32")
-    options.flag("--cpu", default=not torch.cuda.is_available(), help="leave the GPU alone")
-    options.flag("--resume", default=True, help="go on from the newest checkpoint in output_dir")
+    options.flag("--bf16", default=True, help="bfloat16 autocast; the loss stays in float32", group=group)
+    options.flag("--cpu", default=not torch.cuda.is_available(), help="leave the GPU alone", group=group)
+    options.flag("--resume", default=True, help="go on from the newest checkpoint in output_dir", group=group)
 
 
 def new_model(args: Namespace) -> tuple[ConformerCTC, Vocabulary]:
@@ -139,56 +140,31 @@ def usable(
     utterances: list[Utterance], config: ModelConfig, vocabulary: Vocabulary, limit_s: float
 ) -> list[Utterance]:
     """Returns those that are no longer than limit_s and long enough to spell their text; says how many are not."""
-
-    def fits(utterance: Utterance) -> bool:
-        frames = config.frames(int(utterance.duration_s * SAMPLE_RATE))
-        needed = frames_needed(vocabulary.encode(utterance.text))
-        return utterance.duration_s <= limit_s and 0 < needed <= frames
-
-    kept = [utterance for utterance in utterances if fits(utterance)]
-    if len(kept) < len(utterances):
-        left_out = f"{len(utterances) - len(kept)} of {len(utterances)} recordings"
-        print(f"{left_out} left out: longer than {limit_s:g} s, or too short for their text")
+    reasons = [why_not(utterance, config, vocabulary, limit_s) for utterance in utterances]
+    for reason, count in Counter(filter(None, reasons)).items():
+        print(f"{count} of {len(utterances)} recordings left out: {reason}")
+    kept = [utterance for utterance, reason in zip(utterances, reasons, strict=True) if reason is None]
     if not kept:
         raise ManifestError("no usable recording in the manifests")
     return kept
 
 
-def training_arguments(args: Namespace) -> TrainingArguments:
-    """Our options in the Trainer's words."""
+def schedule(args: Namespace) -> dict[str, Any]:
+    """The length of the run, its learning rates and its precision, in the Trainer's words."""
     decay_steps = min(args.decay_steps, max(args.max_steps - args.warmup_steps, 0))
-    return TrainingArguments(
-        output_dir=str(args.output_dir),
-        max_steps=args.max_steps,
-        learning_rate=args.learning_rate,
-        warmup_steps=args.warmup_steps,
-        lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": decay_steps, "decay_type": args.decay},
-        optim="adamw_torch_fused",
-        weight_decay=args.weight_decay,
-        adam_beta2=0.98,
-        max_grad_norm=1.0,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        bf16=args.bf16,
-        use_cpu=args.cpu,
-        eval_strategy="steps",
-        eval_steps=args.eval_steps,
-        save_steps=args.save_steps,
-        save_total_limit=2,
-        logging_steps=args.logging_steps,
-        metric_for_best_model="wer",
-        greater_is_better=False,
-        report_to=["tensorboard"],
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        dataloader_num_workers=args.workers,
-        seed=args.seed,
-    )
+    return {
+        "max_steps": args.max_steps,
+        "warmup_steps": args.warmup_steps,
+        "lr_scheduler_type": "warmup_stable_decay",
+        "lr_scheduler_kwargs": {"num_decay_steps": decay_steps, "decay_type": args.decay},
+        "adam_beta2": 0.98,
+        "bf16": args.bf16,
+    }
 
 
 def build(args: Namespace) -> CTCTrainer:
     """Returns a trainer ready to run. Raises ValueError (ManifestError, CheckpointError) for what cannot be used."""
-    training = training_arguments(args)
+    training = training_arguments(args, **schedule(args))
     set_seed(args.seed)
     model, vocabulary = new_model(args)
     train = usable(
@@ -253,9 +229,10 @@ def run(args: Namespace) -> CTCTrainer:
     trainer = build(args)
     start = resume_point(args.output_dir, args.resume, facts(trainer.report))
     trainer.train(resume_from_checkpoint=start)
-    metrics = trainer.metrics or trainer.evaluate()
+    if trainer.evaluated_at != trainer.state.global_step:
+        trainer.evaluate()
     trainer.average.give(trainer.objective.model)
-    trainer.save_folder("final", metrics)
+    trainer.save_folder("final", trainer.metrics)
     return trainer
 
 

@@ -5,6 +5,7 @@ What is random is a function of (seed, step) or kept in the checkpoint, so a run
 
 import json
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,43 @@ from asr import checkpoint
 from asr.audio import SAMPLE_RATE
 from asr.ctc import Vocabulary, greedy
 from offline.average import Average
-from offline.data import Collator, RunSampler, SpeechDataset, batches_of
+from offline.data import batches_of
 from offline.muon import Muon, groups_of
 from offline.objective import Objective, ctc_loss
+from offline.training_data import Collator, RunSampler, SpeechDataset
 
 WEIGHTS, AVERAGE = "model.safetensors", "average.safetensors"
 LOG = "log.jsonl"
+
+
+def training_arguments(args: Namespace, **own: Any) -> TrainingArguments:
+    """Our options in the Trainer's words: those that every training has, and a command's own."""
+    training = TrainingArguments(
+        output_dir=str(args.output_dir),
+        learning_rate=args.learning_rate,
+        optim="adamw_torch_fused",
+        weight_decay=args.weight_decay,
+        max_grad_norm=1.0,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        use_cpu=args.cpu,
+        eval_strategy="steps",
+        eval_steps=args.eval_steps,
+        save_steps=args.save_steps,
+        save_total_limit=2,
+        logging_steps=args.logging_steps,
+        metric_for_best_model="wer",
+        greater_is_better=False,
+        report_to=["tensorboard"],
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        dataloader_num_workers=args.workers,
+        seed=args.seed,
+        **own,
+    )
+    # Without torchrun the Trainer would cut batches among all GPUs, which ours cannot be.
+    if training.n_gpu > 1:
+        training._n_gpu = 1
+    return training
 
 
 class CTCTrainer(Trainer):
@@ -61,7 +93,8 @@ class CTCTrainer(Trainer):
             learning |= {name for name, _ in objective.model.named_buffers()}
         self.average = Average(objective.model, average_decay, learning.__contains__)
         self.muon = muon
-        self.metrics: dict[str, float] | None = None
+        self.metrics: dict[str, float] = {}  # of the last evaluation, and the step that it came after
+        self.evaluated_at: int | None = None
         self._logged = (0.0, time.monotonic())
         self.add_callback(_AfterStep(self))
 
@@ -123,7 +156,7 @@ class CTCTrainer(Trainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._logged = self.hours_heard(self.state.global_step), time.monotonic()
-        self.metrics = metrics
+        self.metrics, self.evaluated_at = metrics, self.state.global_step
         return metrics
 
     def score(self) -> tuple[dict[str, float], list[tuple[str, str]]]:
@@ -193,9 +226,8 @@ class CTCTrainer(Trainer):
         The optimiser still takes that step, on its momentum and weight decay alone.
         """
         norm: Tensor = super()._clip_grad_norm(model)
-        if (
-            not torch.isfinite(norm) and not self.args.fp16
-        ):  # float16's scaler looks for steps to leave out itself
+        # In float16 the loss scaler looks for steps to leave out itself.
+        if not torch.isfinite(norm) and not self.args.fp16:
             tqdm.write(
                 f"step {self.state.global_step + 1}: gradient norm is {float(norm)}, gradients set to 0"
             )

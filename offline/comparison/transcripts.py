@@ -16,9 +16,8 @@ from offline import provenance
 # What may differ between two runs of one model without its being another task: rounding, and nothing else.
 NUMERICS = ("dtype", "batch_size", "batch_seconds", "device", "engine", "attn_implementation")
 SIGHT = ("chunk_frames", "left_context_frames", "chunk_ms", "left_context_s")
-Slots = list[
-    str
-]  # of one utterance: words inserted before word 1, what was heard for word 1, inserted before word 2...
+# Of one utterance: words inserted before word 1, what was heard for word 1, inserted before word 2...
+Slots = list[str]
 
 
 class ResultError(ValueError):

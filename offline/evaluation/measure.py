@@ -1,8 +1,8 @@
-"""Models taking turns over the same recordings: transcripts with their errors, seconds and bytes."""
+"""Models, each heard in one way or several, taking turns over the same recordings: texts, errors, seconds, bytes."""
 
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,27 +15,32 @@ import asr
 from asr.audio import SAMPLE_RATE
 from offline import corpora, provenance, scoring, stock
 from offline.data import Utterance, batches_of
+from offline.evaluation import hearing
+from offline.evaluation.joined import Joined
+from offline.evaluation.profiles import FULL, Profile
 from offline.evaluation.records import Record
 from offline.evaluation.stopwatch import forward_stopwatch, timed
 from offline.scoring import Row
 
 Chosen = tuple[str, Utterance]  # the corpus's name, and one of its utterances
-Sight = dict[str, int]  # chunk_frames and left_context_frames, or nothing for whole recordings
+WARM_UP_S = 10.0  # of a joined recording: minutes of speech need no minutes of warm-up
 
 
 @dataclass
 class Arm:
-    """One model, and the bytes that its batches took on a GPU."""
+    """One model heard in one way, and the bytes that its batches took on a GPU."""
 
+    name: str
     model: asr.Transcriber
+    profile: Profile = FULL
     peaks: list[tuple[int, int]] = field(default_factory=list)  # (allocated, reserved) of each
 
-    def run(self, waves: list[NDArray[np.float32]], sight: Sight) -> tuple[list[str], float, float]:
+    def run(self, waves: list[NDArray[np.float32]]) -> tuple[list[str], float, float]:
         """Returns the texts of one batch, its seconds, and the seconds of the forward in it."""
         with forward_stopwatch(self.model) as laps:
-            heard, seconds, peak = timed(self.model, lambda: self.model.transcribe(waves, **sight))
+            texts, seconds, peak = timed(self.model, lambda: hearing.texts(self.model, waves, self.profile))
         self.peaks.append(peak)
-        return [transcript.text for transcript in heard], seconds, sum(laps)
+        return texts, seconds, sum(laps)
 
 
 def environment(arms: Sequence[Arm]) -> dict[str, Any]:
@@ -47,13 +52,18 @@ def environment(arms: Sequence[Arm]) -> dict[str, Any]:
         "machine": provenance.machine(),
         "threads": torch.get_num_threads(),
         "versions": provenance.versions("torch", "numpy", "jiwer", "transformers", "whisper-normalizer"),
-        "models": {arm.model.name: _facts(arm.model) for arm in arms},
+        "models": {arm.name: _facts(arm) for arm in arms},
     }
 
 
-def _facts(model: asr.Transcriber) -> dict[str, Any]:
-    caches = not isinstance(model, stock.Stock)  # stock code keeps nothing from one chunk to the next
+def _facts(arm: Arm) -> dict[str, Any]:
+    model, profile = arm.model, arm.profile
+    caches = not (isinstance(model, stock.Stock) or profile.naive)  # these keep nothing from chunk to chunk
     return {
+        "model": model.name,
+        "profile": str(profile),
+        "chunk_frames": profile.chunk_frames,
+        "left_context_frames": None if profile.chunk_frames is None else profile.left_context_frames,
         "folder": provenance.tidy(model.folder),
         "folder_hash": model.folder_hash,
         "attention": model.config.attention.to_dict(),
@@ -62,7 +72,29 @@ def _facts(model: asr.Transcriber) -> dict[str, Any]:
         "weight_bytes": model.weight_bytes,
         "cached_values_per_frame": model.config.cached_values_per_frame() if caches else None,
         "cache_bytes_per_second": model.cache_bytes_per_second if caches else None,
+        **(_cache_bytes(model, profile) if profile.streamed else {}),
     }
+
+
+def _cache_bytes(model: asr.Transcriber, profile: Profile) -> dict[str, float]:
+    """What one live stream takes, read from what is allocated."""
+    cache = hearing.new_cache(model, 1, profile)
+    found: dict[str, float] = {"bytes_per_stream": cache.bytes_per_slot}
+    if profile.left_context_s:
+        found["cache_bytes_per_second"] = cache.bytes_by_part["attention"] / profile.left_context_s
+    return found
+
+
+def arms_of(models: Sequence[asr.Transcriber], profiles: Sequence[Profile], *, named: bool) -> list[Arm]:
+    """Returns each model under each profile, the models of a profile side by side.
+
+    They are called mla, mla@640ms/10s and so on; by the model alone where not `named`.
+    """
+    return [
+        Arm(f"{model.name}@{profile}" if named and profile != FULL else model.name, model, profile)
+        for profile in profiles
+        for model in models
+    ]
 
 
 def load(args: Namespace) -> list[asr.Transcriber]:
@@ -82,32 +114,43 @@ def load(args: Namespace) -> list[asr.Transcriber]:
     return models
 
 
-def measure(arms: list[Arm], chosen: list[Chosen], record: Record, sight: Sight, args: Namespace) -> None:
+def measure(arms: list[Arm], chosen: list[Chosen], record: Record, args: Namespace) -> None:
     """Transcribes what the record lacks with every arm, longest first, the arms in turn; a batch is the warm-up."""
     names = corpora.names([utterance for _, utterance in chosen])
     batches = plan([utterance.duration_s for _, utterance in chosen], args)
     done = record.keep([[names[index] for index in batch] for batch in batches])
     if done == len(batches):
         return
-    work = [(0, batches[0]), *enumerate(batches[done:], start=done)]
-    bar = tqdm(work, "evaluating", unit="batch", initial=done, total=len(batches) + 1)
-    for step, (number, batch) in enumerate(bar):
-        rows = _run(arms, [(names[index], *chosen[index]) for index in batch], number, sight)
-        if step > 0:  # the first is the warm-up
+    turns = (len(batches) + 1) * len(arms)
+    with tqdm(total=turns, desc="evaluating", unit="turn", initial=done * len(arms)) as bar:
+        limit = round(WARM_UP_S * SAMPLE_RATE) if args.join_s else None
+        warm_up = [chosen[index][1].wave()[:limit] for index in batches[0]]
+        for arm in _in_turn(arms, 0, bar):
+            arm.run(warm_up)
+        for number, batch in enumerate(batches[done:], start=done):
+            rows = _run(arms, [(names[index], *chosen[index]) for index in batch], number, bar)
             record.append(rows)
 
 
-def _run(arms: list[Arm], batch: list[tuple[str, str, Utterance]], number: int, sight: Sight) -> list[Row]:
-    """Returns the rows of one batch of (id, corpus's name, utterance), every other batch in reversed order of arms."""
+def _in_turn(arms: Sequence[Arm], number: int, bar: tqdm) -> Iterator[Arm]:
+    """The arms, in reversed order in every other batch."""
+    for arm in arms if number % 2 else reversed(arms):
+        bar.set_postfix_str(arm.name)
+        yield arm
+        bar.update()
+
+
+def _run(arms: list[Arm], batch: list[tuple[str, str, Utterance]], number: int, bar: tqdm) -> list[Row]:
+    """Returns the rows of one batch of (id, corpus's name, utterance)."""
     waves = [utterance.wave() for _, _, utterance in batch]
     rows = [_row(*one, len(wave), number) for one, wave in zip(batch, waves, strict=True)]
     for row in rows:
-        row["models"] = {arm.model.name: {} for arm in arms}
-    for arm in arms if number % 2 else reversed(arms):
-        texts, *seconds = arm.run(waves, sight)
+        row["models"] = {arm.name: {} for arm in arms}
+    for arm in _in_turn(arms, number, bar):
+        texts, *seconds = arm.run(waves)
         for row, text in zip(rows, texts, strict=True):
             spent = (one / len(batch) for one in seconds)
-            row["models"][arm.model.name] = _entry(row["reference"], text, *spent)
+            row["models"][arm.name] = _entry(row["reference"], text, *spent)
     return rows
 
 
@@ -127,6 +170,7 @@ def _row(name: str, manifest: str, utterance: Utterance, samples: int, batch: in
         "duration_s": round(samples / SAMPLE_RATE, 4),
         "manifest": manifest,
         **{label: getattr(utterance, label) for label in ("domain", "engine", "voice", "speaker")},
+        **({"joined": list(utterance.ids)} if isinstance(utterance, Joined) else {}),
         "words": len(reference.split()),
         "reference": reference,
         "batch": batch,
@@ -138,18 +182,16 @@ def _entry(reference: str, text: str, seconds: float, forward_seconds: float) ->
     return {**scoring.score(reference, text), **spent}
 
 
-def latency(
-    arms: list[Arm], utterances: list[Utterance], clips: int, sight: Sight
-) -> dict[str, dict[str, float] | None]:
-    """Returns the p50 and p95 of each model's milliseconds from a single clip's waves to its text; None for 0 clips."""
+def latency(arms: list[Arm], utterances: list[Utterance], clips: int) -> dict[str, dict[str, float] | None]:
+    """Returns the p50 and p95 of each arm's milliseconds from a single clip's waves to its text; None for 0 clips."""
     if not clips:
-        return {arm.model.name: None for arm in arms}
+        return {arm.name: None for arm in arms}
     rising = sorted(utterances, key=lambda utterance: utterance.duration_s)
     chosen = corpora.evenly(rising, clips)
     spent_ms: dict[str, list[float]] = defaultdict(list)
     for number, clip in enumerate(tqdm([chosen[-1], *chosen], "single clips", unit="clip")):
         wave = clip.wave()
         for arm in arms if number % 2 else reversed(arms):
-            spent_ms[arm.model.name].append(1000 * arm.run([wave], sight)[1])
+            spent_ms[arm.name].append(1000 * arm.run([wave])[1])
     found = {name: np.quantile(ms[1:], [0.5, 0.95]).tolist() for name, ms in spent_ms.items()}
     return {name: {"p50": round(p50, 2), "p95": round(p95, 2)} for name, (p50, p95) in found.items()}

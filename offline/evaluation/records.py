@@ -2,9 +2,9 @@
 
 X.jsonl          a line an utterance, appended batch by batch, longest recordings first:
                  id, audio, duration_s (as decoded), manifest, domain, engine, voice, speaker, words, reference, batch,
-                 models (name: text, seconds and forward_seconds (the batch's by its size), substitutions, deletions,
-                 insertions, edits ([what, reference word, hypothesis word] of the errors), and normalised: words,
-                 substitutions, deletions, insertions)
+                 joined (ids of the utterances in it, where several are), models (arm: text, seconds and forward_seconds
+                 (the batch's by its size), substitutions, deletions, insertions, edits ([what, reference word,
+                 hypothesis word] of the errors), and normalised: words, substitutions, deletions, insertions)
 X.partial.json   what and how of a run that is not done
 X.json           the result, once it is done (offline/evaluate.py says what is in it); takes X.partial.json's place
 """

@@ -51,7 +51,8 @@ def forward_stopwatch(model: asr.Transcriber) -> Iterator[list[float]]:
         _wait(model)
         laps.append(time.perf_counter() - started[0])
 
-    hooks = [front_end.register_forward_pre_hook(start), network.register_forward_hook(stop)]
+    # not the network's own end: a live stream's step goes through the layers without its forward
+    hooks = [front_end.register_forward_pre_hook(start), network.lm_head.register_forward_hook(stop)]
     try:
         yield laps
     finally:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from offline.evaluation import overview
 from offline.evaluation.measure import Arm
 from offline.evaluation.stopwatch import peak_process_bytes
 from offline.scoring import Row, figures
@@ -15,7 +16,7 @@ GROUPS = ("domain", "engine", "voice", "manifest")
 
 def summary(arm: Arm, rows: Sequence[Row], latency_ms: dict[str, float] | None) -> dict[str, Any]:
     """Returns the results entry of one arm: error rates in all and by group, speed, memory."""
-    name = arm.model.name
+    name = arm.name
     parts: dict[str, dict[str, list[Row]]] = {f"by_{group}": defaultdict(list) for group in GROUPS}
     for row in rows:
         for group in GROUPS:
@@ -56,7 +57,9 @@ def _memory(arm: Arm) -> dict[str, int]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Returns the figures of all models as lines of text."""
+    """Returns the figures of all models as lines of text; where one has several arms, a line an arm."""
+    if overview.several(result):
+        return overview.text(result)
     lines = [f"{'':32}{'clips':>7}{'words':>8}{'WER %':>8}{'95 %':>14}{'normalised':>12}{'CER %':>8}"]
     for name, entry in result["results"].items():
         lines.append(f"{name}: {_costs(entry, result['what']['models'][name])}")

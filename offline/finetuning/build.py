@@ -16,11 +16,12 @@ from asr.config import ModelConfig
 from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
 from offline import provenance
-from offline.data import Collator, SpeechDataset
 from offline.finetuning.data import Chosen, choose, plan, sources
 from offline.finetuning.distill import Distilled, Weights, check_pair
 from offline.finetuning.tuner import FineTuner
 from offline.objective import Objective, learns
+from offline.trainer import training_arguments
+from offline.training_data import Collator, SpeechDataset
 
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 # What may be different when a run goes on: where things are, and how often they are written. Data and weights are
@@ -47,7 +48,7 @@ def build(args: Namespace) -> tuple[FineTuner, list[str]]:
     epochs = course(args, train)
     steps = [step for epoch in epochs for step in epoch]
     latent_steps = first_stage(args, [len(epoch) for epoch in epochs], model)
-    training = training_arguments(args, len(steps), warm_up(args.warmup_steps, len(steps), notes))
+    training = training_arguments(args, **schedule(args, len(steps), notes))
     objective = make_objective(args, model, vocabulary, training.device)
     tuner = FineTuner(
         objective,
@@ -185,39 +186,15 @@ def warm_up(wanted: int, steps: int, notes: list[str]) -> int:
     return steps // 10
 
 
-def training_arguments(args: Namespace, steps: int, warmup_steps: int) -> TrainingArguments:
-    """Our options in the Trainer's words."""
-    training = TrainingArguments(
-        output_dir=str(args.output_dir),
-        max_steps=steps,
-        learning_rate=args.learning_rate,
-        warmup_steps=warmup_steps,
-        lr_scheduler_type=SCHEDULERS[args.decay],
-        optim="adamw_torch_fused",
-        weight_decay=args.weight_decay,
-        max_grad_norm=1.0,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        fp16=args.precision == "fp16",
-        bf16=args.precision == "bf16",
-        use_cpu=args.cpu,
-        eval_strategy="steps",
-        eval_steps=args.eval_steps,
-        save_steps=args.save_steps,
-        save_total_limit=2,
-        logging_steps=args.logging_steps,
-        metric_for_best_model="wer",
-        greater_is_better=False,
-        report_to=["tensorboard"],
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        dataloader_num_workers=args.workers,
-        seed=args.seed,
-    )
-    if (
-        training.n_gpu > 1
-    ):  # without torchrun the Trainer would cut batches among the GPUs, which ours cannot be
-        training._n_gpu = 1
-    return training
+def schedule(args: Namespace, steps: int, notes: list[str]) -> dict[str, Any]:
+    """The length of the run, its learning rates and its precision, in the Trainer's words."""
+    return {
+        "max_steps": steps,
+        "warmup_steps": warm_up(args.warmup_steps, steps, notes),
+        "lr_scheduler_type": SCHEDULERS[args.decay],
+        "fp16": args.precision == "fp16",
+        "bf16": args.precision == "bf16",
+    }
 
 
 def make_objective(

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from asr.audio import SAMPLE_RATE
 from asr.config import ModelConfig
 from asr.ctc import Vocabulary
 from offline.corpora import evenly, find_split, read_corpus
-from offline.data import PAD_STEP_S, ManifestError, Utterance, frames_needed, padded_s
+from offline.data import ManifestError, Utterance, batches_of
+from offline.training_data import groups_of, rising, why_not
 
-_ORDER = 10  # keeps these draws apart from those of offline/data.py
+_ORDER = 10  # keeps these draws apart from those of offline/training_data.py
 LIBRISPEECH = ("train-clean-100", "dev-clean")
 HERE = (Path("data/speech/train.jsonl"), Path("data/speech/dev.jsonl"))
 WHAT_TO_DO = (
@@ -104,18 +104,6 @@ def choose(
     return Chosen(names, kept, left_out, dropped)
 
 
-def why_not(utterance: Utterance, config: ModelConfig, vocabulary: Vocabulary, limit_s: float) -> str | None:
-    """Returns why CTC cannot learn from an utterance, None where it can."""
-    needed = frames_needed(vocabulary.encode(utterance.text))
-    if needed == 0:
-        return "without text"
-    if utterance.duration_s > limit_s:
-        return f"longer than {limit_s:g} s"
-    if needed > config.frames(int(utterance.duration_s * SAMPLE_RATE)):
-        return "too few frames for their text"
-    return None
-
-
 def spell(
     utterances: list[Utterance], vocabulary: Vocabulary, drop: bool
 ) -> tuple[list[Utterance], dict[str, int]]:
@@ -175,26 +163,6 @@ def epoch(
     by seed and epoch. Where the last step lacks batches, it repeats some of the epoch's middle.
     """
     rng = np.random.default_rng([seed, _ORDER, number])
-    jitter_s = rng.uniform(-PAD_STEP_S, PAD_STEP_S, len(durations_s))
-    order = np.argsort(np.asarray(durations_s) + jitter_s, kind="stable").tolist()
-    batches = cut(order, durations_s, batch_size, batch_seconds)
-    middle = len(batches) // 2
-    batches += [batches[(middle + extra) % len(batches)] for extra in range(-len(batches) % together)]
-    steps = [batches[first : first + together] for first in range(0, len(batches), together)]
+    limit_s = float("inf") if batch_seconds is None else batch_seconds
+    steps = groups_of(batches_of(rising(durations_s, rng), durations_s, limit_s, batch_size), together)
     return [steps[position] for position in rng.permutation(len(steps))]
-
-
-def cut(
-    order: Sequence[int], durations_s: Sequence[float], batch_size: int, batch_seconds: float | None
-) -> list[list[int]]:
-    """Cuts order into batches of at most batch_size clips and batch_seconds of padded audio, or one longer clip."""
-    batches: list[list[int]] = [[]]
-    longest_s = 0.0
-    for index in order:
-        longest_s = max(longest_s, padded_s(durations_s[index]))
-        size = len(batches[-1]) + 1
-        if size > batch_size or (size > 1 and longest_s * size > (batch_seconds or float("inf"))):
-            batches.append([])
-            longest_s = padded_s(durations_s[index])
-        batches[-1].append(index)
-    return batches

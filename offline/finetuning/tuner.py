@@ -79,9 +79,8 @@ class _Course(TrainerCallback):
         self.tuner.enter_stage(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        state.epoch = (
-            state.global_step / self.tuner.steps_per_epoch
-        )  # the Trainer takes the run for one epoch
+        # The Trainer takes the whole run for one epoch.
+        state.epoch = state.global_step / self.tuner.steps_per_epoch
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.tuner.out_of_patience(state.log_history):

@@ -130,7 +130,7 @@ def test_memory_of_an_arm_alone_and_a_picture(tiny_folder, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["streams"], "no subcommand 'streams'; choices: offline"),
+        (["streams"], "no subcommand 'streams'; choices: offline, stream"),
         (["--model", "mhha"], "mha, mla"),
         (["--arms", "mha,mla"], "'mla' is no arm; choices: mha, mla-lossless"),
         (["--arms", "mla-30"], "'mla-30' is no arm"),

@@ -57,6 +57,21 @@ def test_names_of_splits_are_read_as_well() -> None:
     assert "test-clean" in (calibration_speech.held_out("mine.jsonl", elsewhere) or "")
 
 
+def test_a_part_of_a_test_split_is_still_held_out(tmp_path: Path) -> None:
+    chapter = tmp_path / "test-clean" / "84" / "1"
+    chapter.mkdir(parents=True)
+    soundfile.write(chapter / "84-1-0.flac", noise(8_000, 0), 16_000)
+    (chapter / "84-1.trans.txt").write_text("84-1-0 HELLO\n")
+    for folder in (chapter, chapter.parent):
+        with pytest.raises(ManifestError, match="folder 'test-clean'"):
+            calibration_speech.read([str(folder)])
+
+
+def test_a_manifest_that_is_not_there_names_what_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"gone.jsonl: no such manifest; `make synthesize`"):
+        calibration_speech.read([str(tmp_path / "gone.jsonl")])
+
+
 def test_so_much_speech_is_drawn_in_pieces_the_same_every_time(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.flac", noise(round(16_000 * (CLIP_S + 5))), 16_000)
     short = calibration_speech.read([write_manifest(tmp_path, "train.jsonl")])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from offline import conversion, convert_large
 from offline.convert import main, parser
 from tests.conftest import noise, tiny_config, tiny_model
 
-WIDTH = 32
+WIDTH, FRAMES = 32, 16
 CLIPS = [noise(16_000, 1), noise(9_001, 2)]
 
 
@@ -41,6 +42,12 @@ def log_probs(folder: Path) -> list[np.ndarray]:
     return asr.load(folder, device="cpu", dtype="float32").log_probs(CLIPS)
 
 
+def streamed_bytes(model: asr.Transcriber) -> int:
+    """What the rings of three live streams hold of attention, read from their tensors."""
+    cache = model.new_cache(slots=3, chunk_frames=8, left_context_frames=FRAMES)
+    return sum(tensor.nbytes for ring in cache.rings for tensor in ring.tensors())
+
+
 def furthest(one: Path, other: Path) -> float:
     return max(np.abs(a - b).max() for a, b in zip(log_probs(one), log_probs(other), strict=True))
 
@@ -61,6 +68,9 @@ def test_lossless_says_the_same_from_half_the_cache(
     remembered = [sum(a.self_attn.memory(x, x).nbytes for a in m.model.encoder.layers) for m in (mha, mla)]
     assert remembered[1] * 2 == remembered[0]
     assert report["cache_bytes_per_frame"] == {"mha": remembered[0] // 5, "mla": remembered[1] // 5}
+    assert (
+        streamed_bytes(mha) == 2 * streamed_bytes(mla) == 3 * FRAMES * report["cache_bytes_per_frame"]["mha"]
+    )
     assert "equals a cache of the layer's input" in capsys.readouterr().out
     assert bool(report["agreement"]) == heard
     if heard:
@@ -95,6 +105,8 @@ def test_a_calibrated_conversion_is_written_with_all_its_figures(
         2 * WIDTH**2 + 2 * WIDTH - 3 * 16 * WIDTH
     )
     assert report["cache_bytes_per_frame"] == {"mha": 3 * 2 * WIDTH * 4, "mla": 3 * 16 * 4}
+    mha, mla = (asr.load(folder, device="cpu", dtype="float32") for folder in (tiny_folder("mha"), tmp_path))
+    assert streamed_bytes(mha) == 4 * streamed_bytes(mla) == 3 * FRAMES * 3 * 2 * WIDTH * 4
     assert report["flops_per_frame"]["mla"] < report["flops_per_frame"]["mha"]
     shown = capsys.readouterr().out
     assert shown.count("\n") > 6 and "KL of the posteriors" in shown and "-75.0%" in shown
@@ -211,7 +223,12 @@ REFUSALS = [
     (["--latent_dim", "33"], "--latent_dim 33.*2 to 32"),
     (["--cache_reduction", "0.4"], "--cache_reduction 0.4.*cuts the cache by 0.5"),
     (["--lossless", "--mla_variant", "simple"], "--lossless is a joint latent"),
-    (["--calibration_manifest", "dev.jsonl"], "dev.jsonl"),
+    (
+        ["--lossless", "--cache_reduction", "0.75"],
+        "--lossless is .* for half the cache: leave .*--cache_reduction",
+    ),
+    (["--latent_dim", "8", "--cache_reduction", "0.5"], "--latent_dim and --cache_reduction both say"),
+    (["--calibration_manifest", "gone.jsonl"], "gone.jsonl: no such manifest; `make synthesize`"),
     (["--model_name", "nobody"], "no model 'nobody'"),
 ]
 
@@ -253,16 +270,19 @@ def test_held_out_speech_is_refused(
     convert(tiny_folder("mha"), tmp_path / "mla", *options[2:], "--force_calibration", "--calibration_s", 1)
 
 
+def test_a_librispeech_split_is_found_by_its_name(tiny_folder, tmp_path: Path) -> None:
+    chapter = tmp_path / "LibriSpeech" / "train-clean-100" / "84" / "1"
+    chapter.mkdir(parents=True)
+    soundfile.write(chapter / "84-1-0.flac", noise(16_000, 3), 16_000)
+    (chapter / "84-1.trans.txt").write_text("84-1-0 HELLO\n")
+    options = ("--calibration_manifest", "train-clean-100", "--data_dir", tmp_path)
+    report = convert(tiny_folder("mha"), tmp_path / "mla", *options)
+    assert report["calibration"]["seconds"] == 1.0 and list(report["manifests_sha256"]) == ["train-clean-100"]
+
+
 def test_every_ablation_has_a_switch_that_is_on() -> None:
     plain = parser().parse_args([])
-    for name in (
-        "centring",
-        "query_weight",
-        "output_weight",
-        "attended_values",
-        "sequential",
-        "balance_scan",
-    ):
+    for name in (field.name for field in fields(conversion.Settings) if field.name != "method"):
         assert getattr(plain, name) is True
         assert getattr(parser().parse_args([f"--no-{name.replace('_', '-')}"]), name) is False
 

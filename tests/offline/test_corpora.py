@@ -10,7 +10,8 @@ import soundfile
 
 from offline import corpora
 from offline.corpora import read_corpus
-from offline.data import ManifestError, SpeechDataset, Utterance, join, load_wave
+from offline.data import ManifestError, Utterance, load_wave
+from offline.training_data import SpeechDataset, join
 from tests.conftest import noise
 
 LIBRISPEECH = {
@@ -112,14 +113,16 @@ def test_parts_of_what_has_to_be_converted(suffix: str, tmp_path: Path) -> None:
         Utterance(path, 1.0, "A", start_s=9.0, end_s=10.0).wave()
 
 
-def test_training_takes_parts_too_but_does_not_join_them(kaldi: Path, vocabulary) -> None:
+def test_training_takes_parts_and_joins_them(kaldi: Path, vocabulary) -> None:
     (kaldi / "segments").write_text("a-1 r1 0.25 1.5\na-2 r1 1.5 -1\n")
     (kaldi / "text").write_text("a-1 HELLO\na-2 THERE\n")
     parts = read_corpus(kaldi)
     data = SpeechDataset(parts, vocabulary)
     assert np.array_equal(data[0, 1].wave, parts[1].wave())
-    with pytest.raises(ManifestError, match=r"one.wav: parts of longer recordings cannot be joined"):
-        join(parts, limit_s=100.0, copies=3, seed=0)
+    longest = max(join(parts, limit_s=100.0, copies=3, seed=0), key=lambda row: row.duration_s)
+    said = {"HELLO": parts[0].wave(), "THERE": parts[1].wave()}
+    assert sorted(longest.text.split()) == sorted(said) and longest.duration_s == 2.75
+    assert np.array_equal(longest.wave(), np.concatenate([said[word] for word in longest.text.split()]))
 
 
 def test_tables(tmp_path: Path) -> None:

@@ -14,13 +14,11 @@ import soundfile
 import torch
 
 import asr
-from offline.evaluate import main
 from offline.scoring import COUNTS, normalise
 from tests.conftest import noise
+from tests.offline.evaluation.runs import TEXTS, Options, evaluate, refused, two_models, write_manifest
 
 ROOT = Path(__file__).parent.parent.parent
-TEXTS = ["one two", "it's the twenty first", "Colour", "", "um", "a b c d"]
-Options = list[str]
 
 
 @pytest.fixture(autouse=True)
@@ -30,36 +28,12 @@ def one_thread() -> None:
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """Six recordings of two domains, the first the shortest; one says nothing."""
-    lines = []
-    for number, text in enumerate(TEXTS):
-        seconds = 0.5 + 0.25 * number
-        soundfile.write(tmp_path / f"{number}.flac", noise(int(seconds * 16_000), number), 16_000)
-        labels = {"domain": "open" if number % 2 else "everyday", "voice": f"v{number}", "speaker": "s"}
-        lines.append({"audio_filepath": f"{number}.flac", "duration": seconds, "text": text} | labels)
-    (tmp_path / "six.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return tmp_path / "six.jsonl"
+    return write_manifest(tmp_path)
 
 
 @pytest.fixture
 def options(manifest: Path, tiny_folder) -> Options:
-    """Two models on the six recordings, in batches of two."""
-    models = f"{tiny_folder('mha')},{tiny_folder('mla')}"
-    rest = ["--batch_size", "2", "--latency_clips", "0", "--device", "cpu"]
-    return ["--model", models, "--manifest", str(manifest), *rest]
-
-
-def evaluate(options: Options, output: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    assert main([*options, "--output_file", str(output)]) == 0
-    lines = output.with_suffix(".jsonl").read_text().splitlines()
-    return json.loads(output.read_text()), [json.loads(line) for line in lines]
-
-
-def refused(options: Options, output: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    assert main([*options, "--output_file", str(output)]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("offline.evaluate: ")
-    return error
+    return two_models(manifest, tiny_folder)
 
 
 def test_every_text_is_kept_and_the_figures_follow(
@@ -209,6 +183,15 @@ def test_as_in_a_live_stream(options: Options, manifest: Path, tiny_folder) -> N
         ("--left_context_s 1", "give --chunk_ms, too"),
         ("--attn_implementation sdpa", "--engine transformers"),
         ("--engine transformers --chunk_ms 160", "leave the chunks out"),
+        ("--engine transformers --profile full,160x1", "leave the chunks out"),
+        ("--profile full,slow", "--profile 'slow' is none; choices: full, fast, balanced, long, <chunk ms>x"),
+        ("--profile 160x1 --chunk_ms 160", "--profile and --chunk_ms say the same thing twice"),
+        ("--profile balanced,full,640x10", "--profile names 640ms/10s more than once"),
+        ("--profile full,160x1 --cache_dtype int4", "--cache_dtype 'int4' is none; choices: model, int8"),
+        ("--profile full --cache_dtype int8", "--cache_dtype is of a live stream's cache"),
+        ("--profile full --check_frames 2", "--check_frames is of live streams"),
+        ("--profile full,160x1 --plot out.gif", "a picture's name ends in .png or .svg"),
+        ("--plot out.png", "--plot shows streams"),
     ],
 )  # fmt: skip
 def test_options_that_do_not_go_together(

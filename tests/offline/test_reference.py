@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import asr
-from offline.reference import main, missing, parser
+from offline.reference import main, missing, parser, serving
 from tests.conftest import noise
 
 NAME, REVISION = "someone/some-model", "refs/pr/3"
@@ -50,7 +50,7 @@ def test_every_step_and_then_nothing_again(
     hub: Path, librispeech: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(options(hub, "--calibration", "train-clean-360")) == 2
-    assert "train-clean-360" in capsys.readouterr().err
+    assert "train-clean-360" in capsys.readouterr().err and not (hub / "out").exists()
     calibration = "train-clean-100"
     assert main(options(hub, "--calibration", calibration)) == 0
     results = json.loads((hub / "out" / "results.json").read_text())["results"]
@@ -61,11 +61,14 @@ def test_every_step_and_then_nothing_again(
     ]
     assert all(mha["text"] == lossless["text"] for mha, lossless, _ in texts)
     assert (hub / "out" / "report" / "report.md").is_file()
-    assert asr.load(hub / "out" / "mla-75", device="cpu").config.attention.method == "attention"
+    attention = asr.load(hub / "out" / "mla-75", device="cpu").config.attention
+    assert (attention.method, attention.source) == ("attention", "some-model")  # not the revision's last part
     written = {path: path.stat().st_mtime_ns for path in (hub / "out").glob("*/model.safetensors")}
     assert main(options(hub, "--calibration", calibration)) == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    assert f"make serve MODELS=mha={NAME}@{REVISION}" in capsys.readouterr().out
+    served = f"mha={NAME}@{REVISION},lossless={hub}/out/lossless,mla-75={hub}/out/mla-75"
+    assert f"make serve MODELS={served}" in capsys.readouterr().out
+    assert serving(parser().parse_args(options(hub))) == ["-m", "service", "--models", served]
 
 
 def test_nothing_is_fetched_unasked(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,6 +79,17 @@ def test_nothing_is_fetched_unasked(hub: Path, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr()
     assert "To fetch: LibriSpeech test-clean" in said.out and "--yes" in said.err
     assert not (hub / "out").exists()
+
+
+def test_a_data_set_of_the_hub_is_announced_and_a_dtype_checked_first(
+    hub: Path, librispeech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (announced,) = missing(parser().parse_args(options(hub, "--dataset", "hf:owner/set:test")))
+    assert announced.startswith("hf:owner/set:test: ")
+    assert missing(parser().parse_args(options(hub, "--dataset", f"hf:{librispeech}:test"))) == []
+    with pytest.raises(SystemExit):
+        main(options(hub, "--dtype", "int8"))
+    assert "'int8'" in capsys.readouterr().err and not (hub / "out").exists()
 
 
 def test_a_model_that_is_nowhere_is_named(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,7 @@
 """The samples are an even choice, readable as a manifest of their own."""
 
+import json
 from pathlib import Path
-
-import pytest
 
 from offline.data import Utterance, read_manifest
 from offline.samples import choose, main
@@ -29,13 +28,19 @@ def test_what_is_unsuitable_for_a_public_sample_is_left_out() -> None:
     )
 
 
-def test_the_copy_is_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_copy_is_a_manifest(tmp_path: Path) -> None:
     source = manifest(tmp_path, ["ONE", "TWO", "THREE"])
-    monkeypatch.setattr(
-        "sys.argv",
-        ["samples", "--manifest", str(source), "--output_dir", str(tmp_path / "out"), "--clips", "2"],
-    )
-    main()
+    assert main(["--manifest", str(source), "--output_dir", str(tmp_path / "out"), "--clips", "2"]) == 0
     copied = read_manifest(tmp_path / "out" / "some.jsonl")
     assert [u.text for u in copied] == ["ONE", "TWO"]
     assert all(u.audio.parent == tmp_path / "out" / "some" for u in copied)
+
+
+def test_a_part_of_a_file_stays_that_part(tmp_path: Path) -> None:
+    source = manifest(tmp_path, ["ONE"], duration_s=2.0)
+    line = json.loads(source.read_text())
+    parts = [line | {"offset": at, "duration": 0.5, "text": text} for at, text in ((0, "A"), (1.0, "B"))]
+    source.write_text("\n".join(map(json.dumps, parts)))
+    assert main(["--manifest", str(source), "--output_dir", str(tmp_path / "out"), "--clips", "1"]) == 0
+    (copied,) = read_manifest(tmp_path / "out" / "some.jsonl")
+    assert (copied.text, copied.start_s, copied.end_s) == ("A", 0.0, 0.5) and len(copied.wave()) == 8_000

@@ -138,9 +138,10 @@ def test_two_processes_resume_exactly(tones: Path) -> None:
     for name in ("train", "tune"):
         steps = [json.loads(line)["step"] for line in (tones / name / "log.jsonl").read_text().splitlines()]
         assert min(steps) > 2  # it did not begin anew
-        for file in ("checkpoint-4/model.safetensors", "final/model.safetensors"):
-            straight, stopped = load_file(tones / f"straight-{name}" / file), load_file(tones / name / file)
-            assert straight.keys() == stopped.keys() and len(straight) > 100
+        for file in ("checkpoint-4/model", "checkpoint-4/average", "final/model"):
+            folders = (tones / f"straight-{name}", tones / name)
+            straight, stopped = (load_file(folder / f"{file}.safetensors") for folder in folders)
+            assert straight.keys() == stopped.keys() and len(straight) > 50
             assert all(straight[key].equal(stopped[key]) for key in straight)
         halfway = load_file(tones / name / "checkpoint-2/model.safetensors")
         later = load_file(tones / name / "checkpoint-4/model.safetensors")
@@ -180,13 +181,21 @@ def test_a_tiny_model_learns_its_recordings(tones: Path) -> None:
     lines = [json.loads(line) for line in (tones / "learn/log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[0] > 3 and losses[-1] < 0.7
-    assert trainer.metrics is not None and trainer.metrics["eval_wer"] <= 20
+    assert trainer.metrics["eval_wer"] <= 20
     report = json.loads((tones / "learn/best/report.json").read_text())
     assert report["dev"]["eval_wer"] == trainer.metrics["eval_wer"] and report["steps"] == 150
     assert report["hours_heard"] == pytest.approx(150 * (2 + 2 + 3 + 5) * 0.12 / 3600, rel=0.01)
     model, vocabulary = checkpoint.load(tones / "learn/final")
     assert vocabulary.decode(vocabulary.encode("A CAB")) == "A CAB"
     assert all(value.equal(trainer.average.tensors[name]) for name, value in model.state_dict().items())
+
+
+def test_the_last_step_is_evaluated_too(tones: Path) -> None:
+    trainer = train(tones, "odd", 3, eval_steps=2)
+    steps = [line["step"] for line in trainer.state.log_history if "eval_wer" in line]
+    assert steps == [2, 3]
+    report = json.loads((tones / "odd/final/report.json").read_text())
+    assert report["steps"] == 3 and report["dev"] == trainer.metrics
 
 
 def test_only_attention_learns_when_asked(tones: Path) -> None:

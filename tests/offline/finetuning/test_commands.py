@@ -28,13 +28,23 @@ def test_the_workflow_and_its_defaults_parse_in_both_spellings() -> None:
     assert (known.save_steps, known.eval_steps, known.use_hf_dataset) == (7, 8, True)
 
 
-def test_the_workflows_script_is_the_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("convert_hf_conformer_to_mla", "--model_name --output_dir --latent_dim --mla_variant"),
+        ("finetune_mla_conformer", "--base_model --mla_weights --output_dir --num_epochs --save_steps"),
+        ("evaluate_hf_model", "--model_name --output_file --dataset --batch_size --max_samples"),
+        ("evaluate_finetuned_mla", "--model_dir --offline_data_dir --use_hf_dataset"),
+    ],
+)
+def test_the_workflows_scripts_are_the_commands(
+    script: str, options: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["finetune_mla_conformer.py", "--help"])
+    monkeypatch.setattr("sys.argv", [f"{script}.py", "--help"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "scripts/finetune_mla_conformer.py"), run_name="__main__")
-    assert ended.value.code == 0 and "--mla_weights" in capsys.readouterr().out
+        runpy.run_path(str(ROOT / f"scripts/{script}.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and [option for option in options.split() if option not in said] == []
 
 
 @pytest.fixture
@@ -110,5 +120,7 @@ def test_the_script_says_what_it_wants(checkout: Path) -> None:
     assert convert[-5:] == ["checkpoints/conformer_mla_from_hf", *calibrated]
     args = parser().parse_args(full[2:])
     assert (args.output_dir, args.data_dir) == (Path("results/conformer_mla_finetuned"), Path("tree"))
+    convert, _ = commands(checkout, "quick", BASE_MODEL="someone/conformer@refs/pr/3", DATA_DIR="tree")
+    assert convert[5] == "checkpoints/conformer_mla"
     convert, full = commands(checkout, "quick", "--use_hf_dataset", CONVERT_OPTIONS="--latent_dim 512")
     assert convert[-2:] == ["--latent_dim", "512"] and parser().parse_args(full[2:]).use_hf_dataset

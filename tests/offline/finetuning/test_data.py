@@ -11,7 +11,7 @@ import torch
 from asr.config import ModelConfig
 from asr.ctc import Vocabulary
 from offline.data import ManifestError, Utterance
-from offline.finetuning.data import Chosen, choose, cut, digest, plan, sources, spell
+from offline.finetuning.data import Chosen, choose, digest, plan, sources, spell
 from offline.objective import ctc_loss
 from tests.offline.tones import LETTER_S, TINY, tone, write_tones
 
@@ -125,11 +125,6 @@ def test_every_clip_is_heard_once_an_epoch_in_batches_within_both_limits() -> No
     stopped = plan(durations_s, 9, len(epochs[0]) + 2, **how)
     assert stopped == [epochs[0], epochs[1][:2]]
     assert plan(durations_s, 3, None, **how | {"seed": 4}) != epochs
-
-
-def test_batches_end_at_either_limit() -> None:
-    assert cut(range(5), [1.0] * 5, 2, None) == [[0, 1], [2, 3], [4]]
-    assert cut(range(5), [1.0, 1.0, 2.0, 9.0, 1.0], 8, 4.0) == [[0, 1], [2], [3], [4]]
 
 
 def test_where_speech_comes_from(

@@ -1,0 +1,212 @@
+"""Many clients that speak in real time to a running server, and how long its texts take.
+
+    python -m loadtests.paced talk.flac --model mla --clients 4,16 --seconds 30 --output_file results/paced.json
+    python -m loadtests.paced *.flac --model mla --profile fast --clients 64 --url ws://asr.example:8000
+
+Every client is a stream of its own: the files, one after another with a pause after each, so that segments end, and
+again from the start, each client at another place of them. A piece of sound is sent when its last sample has been
+spoken, never ahead of it. Clients begin spread over one chunk, so that their phases mix. Latencies are by this
+machine's clock, network included:
+
+  partial   from when the last sample of what the message covers (its audio_s, and the 5 ms that the last frame reaches
+            beyond) was sent, to when the message came
+  final     the same for the chunk that let the server say it; the message names none, so that is the last chunk on
+            the stream's grid that was sent in full when it came: too little where the server is more than a chunk
+            behind, which its partials show; none for those after the end
+  last      from when the end was sent, to `done`: the last words, and all that was still waiting
+
+What a word waits for its chunk to fill, up to `chunk_ms`, comes on top.
+Late is a partial or a final that takes longer than a chunk; `late_steps` are what the server itself counted as late.
+Lost is a client that never got `done`; its error is kept. `late_send_s` is how far behind its plan a client sent
+(p99 and most): much of it means that this machine was too slow, and figures are not to be trusted.
+Knows the protocol, and nothing of the project's code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+
+from loadtests.paced_client import GIVE_UP_S, Client, Message, Refused, Sound, SoundError
+
+
+@dataclass
+class Outcome:
+    """A client that is through, and why it did not get to its end."""
+
+    client: Client | None
+    error: str | None = None
+
+
+async def speak(number: int, clients: int, sound: Sound, options: argparse.Namespace) -> Outcome:
+    """One client, from its turn to begin on to its end."""
+    await asyncio.sleep(options.spread_s * number / clients)
+    address = f"{options.url.rstrip('/')}/stream?model={options.model}"
+    start: Message = {"encoding": "pcm_s16le"} | ({"profile": options.profile} if options.profile else {})
+    length_s = len(sound.samples) / sound.rate
+    pieces = sound.pieces(length_s * number / clients, options.seconds, options.piece_ms)
+    client = None
+    try:
+        # No pings: while a server takes no more audio, it reads no pings either.
+        async with connect(address, compression=None, ping_interval=None, open_timeout=GIVE_UP_S) as socket:
+            client = Client(socket, sound.rate)
+            await client.run(pieces, options.piece_ms, start)
+    except (Refused, WebSocketException, InvalidHandshake, InvalidURI, OSError, TimeoutError) as error:
+        return Outcome(client, str(error) or type(error).__name__)
+    return Outcome(client)
+
+
+async def measure(clients: int, sound: Sound, options: argparse.Namespace) -> Message:
+    """So many clients at once; the figures of all together."""
+    started = time.monotonic()
+    outcomes = await asyncio.gather(*(speak(number, clients, sound, options) for number in range(clients)))
+    return {"clients": clients, "wall_s": round(time.monotonic() - started, 2), **figures(outcomes)}
+
+
+def figures(outcomes: Sequence[Outcome]) -> Message:
+    """What the clients noted, together."""
+    there = [outcome.client for outcome in outcomes if outcome.client]
+    partial_s = [value for client in there for value in client.partial_s]
+    final_s = [value for client in there for value in client.final_s]
+    late = sum(value > client.chunk_s for client in there for value in (*client.partial_s, *client.final_s))
+    late_send_s = [value for client in there for value in client.late_send_s]
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    return {
+        "chunk_ms": round(1000 * there[0].chunk_s) if there else None,
+        "partial_s": quantiles(partial_s),
+        "final_s": quantiles(final_s),
+        "last_s": quantiles([client.last_s for client in there if client.last_s is not None]),
+        "late": late,
+        "steps": sum(client.usage.get("steps", 0) for client in there),
+        "late_steps": sum(client.usage.get("late_steps", 0) for client in there),
+        "lost": len(errors),
+        "errors": sorted(set(errors)),
+        "audio_s": round(sum(client.usage.get("audio_s", 0.0) for client in there), 3),
+        "words": sum(len(text.split()) for client in there for text in client.texts),
+        "late_send_s": {"p99": _quantile(late_send_s, 0.99), "most": _quantile(late_send_s, 1.0)},
+    }
+
+
+def quantiles(values: Sequence[float]) -> Message:
+    """How many, and p50, p95, p99; None of nothing."""
+    named = {f"p{round(100 * share)}": _quantile(values, share) for share in (0.5, 0.95, 0.99)}
+    return {"count": len(values), **named}
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    return round(float(np.quantile(values, share)), 4) if len(values) else None
+
+
+def line(row: Message) -> str:
+    """One row for the screen."""
+    shown = []
+    for name in ("partial_s", "final_s", "last_s"):
+        at = [row[name][quantile] for quantile in ("p50", "p95", "p99")]
+        times = "/".join("-" if value is None else f"{1000 * value:.0f}" for value in at)
+        shown.append(f"{name[:-2]} {times}")
+    counts = f"{row['late']} late, {row['late_steps']} of {row['steps']} steps late, {row['lost']} lost"
+    return f"{row['clients']} clients: p50/p95/p99 ms: {', '.join(shown)}; {counts}"
+
+
+def provenance(options: argparse.Namespace) -> Message:
+    """How it was measured, what served, and on which machine the clients ran."""
+    given = {name: value for name, value in vars(options).items() if name not in ("files", "output_file")}
+    how = {**given, "files": [file.name for file in options.files]}
+    machine = {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
+    return {"what": {"clients_machine": machine, "models": served(options)}, "how": how}
+
+
+def served(options: argparse.Namespace) -> Any:
+    """What the server says of its models; None where it does not say."""
+    address = f"{options.url.rstrip('/').replace('ws', 'http', 1)}/v1/models"
+    try:
+        with urllib.request.urlopen(address, timeout=GIVE_UP_S) as answer:
+            return json.load(answer)["data"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def parser() -> argparse.ArgumentParser:
+    description, _, rest = (__doc__ or "").partition("\n\n")
+    options = argparse.ArgumentParser(
+        prog="python -m loadtests.paced",
+        description=description,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = options.add_argument
+    add(
+        "files",
+        nargs="+",
+        type=Path,
+        help="sound to play, all of one rate: wav, flac, ogg or mp3, 8 to 48 kHz",
+    )
+    add("--model", default="mla", help="name of the model (default: mla)")
+    add("--profile", help="latency and context: balanced, fast or long (default: the server's)")
+    add("--clients", type=_counts, default=[4], help="at once, one number after another: 4,16 (default: 4)")
+    add("--pause_s", "--pause-s", type=_positive, default=1.5, help="silence after a file (default: 1.5)")
+    add("--seconds", type=_positive, default=30.0, help="of sound that each client plays (default: 30)")
+    add(
+        "--piece_ms", "--piece-ms", type=_positive, default=100.0, help="of sound in a message (default: 100)"
+    )
+    add(
+        "--spread_s",
+        "--spread-s",
+        type=_positive,
+        default=0.64,
+        help="time over which clients begin (default: 0.64, a chunk)",
+    )
+    add("--url", default="ws://localhost:8000", help="the server (default: ws://localhost:8000)")
+    add("--output_file", "--output-file", type=Path, help="JSON to write")
+    return options
+
+
+def _counts(text: str) -> list[int]:
+    return [int(_positive(part)) for part in text.split(",")]
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command: 0 when every client got to its end, 1 when some did not, 2 for what cannot be used."""
+    options = parser().parse_args(argv)
+    try:
+        sound = Sound.read(options.files, options.pause_s)
+    except SoundError as error:
+        print(f"paced: {error}", file=sys.stderr)
+        return 2
+    result: Message = {**provenance(options), "results": []}
+    for clients in options.clients:
+        row = asyncio.run(measure(clients, sound, options))
+        result["results"].append(row)
+        print(line(row), *row["errors"], sep="\n  ", flush=True)
+        if options.output_file:
+            options.output_file.parent.mkdir(parents=True, exist_ok=True)
+            options.output_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 1 if any(row["lost"] for row in result["results"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

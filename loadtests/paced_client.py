@@ -1,0 +1,144 @@
+"""One client of many: sound in real time to /stream, and how long ago the sound of each message was sent.
+
+What is measured is defined in `loadtests.paced`. Knows the protocol, and nothing of the project's code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from websockets.asyncio.client import ClientConnection
+
+GIVE_UP_S = 60.0  # without a message from the server
+FRAME_MS = 20  # chunks are whole frames
+Message = dict[str, Any]
+
+
+class SoundError(ValueError):
+    """A file that cannot be played."""
+
+
+class Refused(Exception):
+    """The server ended the stream: its reason."""
+
+
+@dataclass
+class Sound:
+    """16-bit samples [n], mono, at `rate` Hz."""
+
+    samples: np.ndarray
+    rate: int
+
+    @classmethod
+    def read(cls, files: Sequence[Path], pause_s: float = 0.0) -> Sound:
+        """All files in a row, each with so much silence after it.
+
+        Raises SoundError for one that is no sound, or of another rate than the first.
+        """
+        parts, rates = [], []
+        for file in files:
+            try:
+                samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+            except (OSError, soundfile.LibsndfileError) as error:
+                raise SoundError(f"{file}: {error}") from None
+            parts += [samples.mean(axis=1), np.zeros(round(pause_s * rate))]
+            rates.append(rate)
+            if rate != rates[0]:
+                raise SoundError(f"{file}: its rate is {rate} Hz, that of {files[0]} {rates[0]}")
+        whole = np.concatenate(parts)
+        if not len(whole):
+            raise SoundError(f"{files[0]}: no samples in it")
+        return cls((whole * 32_768).round().clip(-32_768, 32_767).astype("<i2"), rates[0])
+
+    def pieces(self, start_s: float, seconds: float, piece_ms: float) -> Iterator[bytes]:
+        """So many seconds from that place on, around the end, a piece at a time."""
+        total, size = round(seconds * self.rate), max(1, round(self.rate * piece_ms / 1000))
+        first = round(start_s * self.rate)
+        for at in range(0, total, size):
+            index = np.arange(first + at, first + min(at + size, total)) % len(self.samples)
+            yield self.samples[index].tobytes()
+
+
+@dataclass
+class Client:
+    """One stream, and what was noted of it. Times are of a monotonic clock."""
+
+    socket: ClientConnection
+    rate: int
+    first_s: float = 0.0  # of sound that the server needs before its first text
+    chunk_s: float = 0.0
+    heard_s: list[float] = field(default_factory=list)  # seconds of sound up to each piece sent
+    sent_at: list[float] = field(default_factory=list)
+    late_send_s: list[float] = field(default_factory=list)
+    ended_at: float | None = None
+    partial_s: list[float] = field(default_factory=list)
+    final_s: list[float] = field(default_factory=list)
+    last_s: float | None = None
+    texts: list[str] = field(default_factory=list)
+    usage: Message = field(default_factory=dict)
+
+    async def run(self, pieces: Iterator[bytes], piece_ms: float, start: Message) -> None:
+        """Speak and listen to the end. Raises OSError, WebSocketException, or Refused with the server's reason."""
+        await self.socket.send(json.dumps({"type": "start", "sample_rate": self.rate, **start}))
+        ready = await self._next()
+        self.first_s = ready["latency_ms"] / 1000
+        self.chunk_s = (
+            self.first_s // 0.02 * 0.02
+        )  # on the server's grid of 20 ms, without the receptive field's tail
+        speaking = asyncio.ensure_future(self._speak(pieces, piece_ms))
+        try:
+            while (message := await self._next())["type"] != "done":
+                self.note(message, time.monotonic())
+            assert self.ended_at is not None
+            self.last_s = time.monotonic() - self.ended_at
+            self.usage = message["usage"]
+        finally:
+            speaking.cancel()
+            await asyncio.gather(speaking, return_exceptions=True)
+
+    async def _speak(self, pieces: Iterator[bytes], piece_ms: float) -> None:
+        started = time.monotonic()
+        samples = 0
+        for piece in pieces:
+            samples += len(piece) // 2
+            due = started + samples / self.rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await self.socket.send(piece)
+            now = time.monotonic()
+            self.late_send_s.append(now - due)
+            self.heard_s.append(samples / self.rate)
+            self.sent_at.append(now)
+        self.ended_at = time.monotonic()
+        await self.socket.send(json.dumps({"type": "end"}))
+
+    async def _next(self) -> Message:
+        message: Message = json.loads(await asyncio.wait_for(self.socket.recv(), GIVE_UP_S))
+        if message["type"] == "error":
+            raise Refused(f"{message['code']}: {message['message']}")
+        return message
+
+    def note(self, message: Message, now: float) -> None:
+        """Keep how long ago the sound of a message was sent."""
+        if message["type"] == "final":
+            self.texts.append(message["text"])
+        if self.ended_at is not None:
+            return  # what comes after the end answers the end
+        if message["type"] == "partial":
+            tail_s = self.first_s - self.chunk_s  # the last frame reaches so far beyond its own place
+            self.partial_s.append(now - self.when_sent(message["audio_s"] + tail_s))
+        elif message["type"] == "final" and self.heard_s[-1] >= self.first_s:
+            full = self.first_s + (self.heard_s[-1] - self.first_s) // self.chunk_s * self.chunk_s
+            self.final_s.append(now - self.when_sent(full))
+
+    def when_sent(self, audio_s: float) -> float:
+        """When the piece that holds this second of the sound had been sent."""
+        return self.sent_at[min(bisect_left(self.heard_s, audio_s - 1e-6), len(self.sent_at) - 1)]

@@ -1,0 +1,116 @@
+"""Paced clients against a real server, and their clock against messages that were made by hand."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from loadtests.paced import Outcome, figures, main
+from loadtests.paced_client import Client, Sound, SoundError
+from tests.fakes import FakeTranscriber, spoken
+from tests.service.conftest import Served, serving
+from tests.service.live import at_rest, stream_settings
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with serving(stream_settings(), {"mha": FakeTranscriber()}) as served:
+        yield served
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "talk.flac", spoken("HELLO WORLD AGAIN"), 16_000)
+    return tmp_path / "talk.flac"
+
+
+def command(server: Served, file: Path, *options: str) -> int:
+    url = server.url.replace("http", "ws")
+    return main([str(file), "--model", "mha", "--url", url, "--seconds", "2", *options])
+
+
+def test_clients_of_every_number_have_a_row(
+    server: Served, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, started = tmp_path / "new" / "paced.json", time.monotonic()
+    assert command(server, file, "--clients", "1,3", "--output_file", str(output)) == 0
+    assert time.monotonic() - started >= 2 * 2  # in real time
+    result = json.loads(output.read_text())
+    assert [row["clients"] for row in result["results"]] == [1, 3]
+    for row in result["results"]:
+        assert row["lost"] == 0 and row["errors"] == [] and row["chunk_ms"] == 640
+        assert row["audio_s"] == pytest.approx(2.0 * row["clients"])
+        assert row["last_s"]["count"] == row["clients"] and row["words"] >= 2 * row["clients"]
+        assert row["partial_s"]["count"] >= row["clients"]
+        assert 0 <= row["partial_s"]["p50"] <= row["partial_s"]["p95"] <= row["partial_s"]["p99"]
+    assert result["how"]["seconds"] == 2 and result["how"]["files"] == ["talk.flac"]
+    assert [model["id"] for model in result["what"]["models"]] == ["mha"]
+    assert capsys.readouterr().out.startswith("1 clients: p50/p95/p99 ms: partial ")
+    assert at_rest(server)
+
+
+def test_pauses_end_segments(server: Served, file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "paced.json"
+    options = ["--seconds", "3.5", "--pause_s", "3", "--output_file", str(output)]
+    assert command(server, file, *options, "--clients", "1") == 0
+    row = json.loads(output.read_text())["results"][0]
+    assert row["final_s"]["count"] == 1 and row["final_s"]["p50"] >= 0
+
+
+def test_clients_without_a_place_are_lost_and_said_so(
+    server: Served, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "paced.json"
+    slots = next(iter(server.service.engine.slots.values())).total
+    options = ["--clients", str(slots + 2), "--seconds", "1.5", "--output_file", str(output)]
+    assert command(server, file, *options) == 1
+    row = json.loads(output.read_text())["results"][0]
+    assert row["lost"] == 2 and row["last_s"]["count"] == slots
+    assert row["errors"][0].startswith(f"full: all {slots} streams")
+    assert "2 lost" in capsys.readouterr().out
+
+
+def test_latency_counts_from_the_piece_that_holds_the_last_sample() -> None:
+    """Pieces of 0.1 s, sent at 100.1, 100.2, ...; chunks end 5 ms after the grid of 0.2 s."""
+    client = Client(socket=None, rate=16_000, first_s=0.205, chunk_s=0.2)  # type: ignore[arg-type]
+    client.heard_s = [0.1 * n for n in range(1, 8)]
+    client.sent_at = [100 + 0.1 * n for n in range(1, 8)]
+    client.note({"type": "partial", "text": "a", "audio_s": 0.2}, 100.35)  # its last sample: 0.205 s
+    client.note({"type": "partial", "text": "a b", "audio_s": 0.4}, 100.6)
+    client.note({"type": "final", "text": "a b"}, 100.75)  # of 0.7 s sent, the grid ends at 0.605
+    client.ended_at = 100.8
+    client.note({"type": "final", "text": "c"}, 101.0)  # answers the end
+    assert client.partial_s == pytest.approx([0.05, 0.1])
+    assert client.final_s == pytest.approx([0.05])
+    found = figures([Outcome(client), Outcome(None, "refused")])
+    assert (found["lost"], found["errors"], found["words"]) == (1, ["refused"], 3)
+    client.partial_s.append(0.25)
+    assert found["late"] == 0 and figures([Outcome(client)])["late"] == 1
+
+
+def test_sound_goes_round(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.arange(800, dtype=np.int16), 8_000)
+    sound = Sound.read([tmp_path / "a.wav"], pause_s=0.1)
+    assert len(sound.samples) == 1_600
+    pieces = list(sound.pieces(0.05, 0.3, 100))
+    heard = np.frombuffer(b"".join(pieces), "<i2")
+    assert [len(piece) for piece in pieces] == [1_600] * 3
+    assert heard[0] == 400 and not heard[400:1_200].any() and heard[1_201] == 1
+
+
+def test_what_cannot_be_played_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none.wav")]) == 2
+    assert capsys.readouterr().err.startswith("paced: ")
+    for name, rate in (("a.wav", 8_000), ("b.wav", 16_000)):
+        soundfile.write(tmp_path / name, np.zeros(100), rate)
+    with pytest.raises(SoundError, match="16000 Hz"):
+        Sound.read([tmp_path / "a.wav", tmp_path / "b.wav"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["a.wav", "--clients", "none"])
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "Lost is a client" in capsys.readouterr().out
