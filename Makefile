@@ -31,7 +31,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup serve test lint format synthesize bundled compare reference bench pareto docs tools clean
+.PHONY: help setup serve test lint format synthesize bundled compare ablation reference bench pareto docs tools clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -132,10 +132,25 @@ compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) $(HEALED:%=runs/healed/%/meta
 	$(MEASURE) --model $(call list,$(HEALED:%=runs/healed/%)) --output_file results/compare-healed.json
 	$(MEASURE) --model mha --dtype bfloat16 --output_file results/compare-bfloat16.json
 	$(MEASURE) --model mha --batch_size 1 --output_file results/compare-batch1.json
+	$(RUN) -m offline.agreement --model mha,$(call list,$(ARMS:%=runs/arms/%) $(HEALED:%=runs/healed/%)) --dataset $(TEST) \
+	  --max_samples 1000 --output_file results/compare-agreement.json
 	$(RUN) -m offline.compare results/compare.json results/compare-healed.json results/compare-bfloat16.json \
 	  results/compare-batch1.json results/benchmark.json \
 	  --pairs $(call list,$(foreach seed,$(SEEDS),runs/healed/mla-$(seed)=runs/healed/mha-$(seed))) \
 	  --models $(call list,$(foreach arm,$(ARMS),$(arm)=runs/arms/$(arm))) --output_dir reports/compare
+
+# What each part of the two calibrated methods is worth, on dev.
+LEFT_OUT := centring query_weight output_weight attended_values sequential balance_scan output_refit
+$(foreach left,$(LEFT_OUT),$(eval OF_attention-without-$(left) := $(OF_joint-87.5-attention) --no_$(left)))
+$(foreach left,centring sequential output_refit,$(eval OF_posterior-without-$(left) := $(OF_joint-87.5-posterior) --no_$(left)))
+$(foreach how,attention posterior,$(eval OF_$(how)-without-greedy := --cache_reduction 0.875 --method $(how)))
+$(foreach time,20 60 180,$(eval OF_attention-of-$(time)-s := $(OF_joint-87.5-attention) --calibration_s $(time)))
+ABLATED  := joint-87.5-attention joint-87.5-posterior $(LEFT_OUT:%=attention-without-%) attention-without-greedy \
+  $(foreach time,20 60 180,attention-of-$(time)-s) $(foreach left,centring sequential output_refit greedy,posterior-without-$(left))
+ON_DEV   := --model mha,$(call list,$(ABLATED:%=runs/arms/%)) --dataset data/compare/dev.jsonl
+ablation: $(TEST) $(ABLATED:%=runs/arms/%/report.json) ## what each part of a calibrated conversion is worth: results/ablation*.json
+	$(RUN) -m offline.agreement $(ON_DEV) --max_samples 500 --output_file results/ablation-agreement.json
+	$(RUN) -m offline.evaluate $(ON_DEV) --latency_clips 0 --output_file results/ablation.json
 
 reference: $(VENV)/.installed-dev ## fetch the 618M reference model, convert, measure and compare it (asks before it fetches)
 	$(RUN) -m offline.reference $(ARGS)
@@ -173,8 +188,8 @@ $(INSTALLED): $(VENV)/.installed-%: pyproject.toml constraints.txt | $(RUN)
 	@sed 's|^torch==.*|$(if $(TORCH),$(TORCH),&)|' constraints.txt > $(VENV)/constraints.txt
 	@index=; test -z '$(TORCH_INDEX)' || if $(RUN) -c "$(REACH)" '$(TORCH_INDEX)/torch/'; then \
 	  index='--extra-index-url $(TORCH_INDEX)'; echo "Looking for torch on $(TORCH_INDEX) as well"; \
-	else echo "Going on without $(TORCH_INDEX): it does not answer. If pip fetches gigabytes of CUDA packages that" \
-	  "no GPU here needs, stop it, see to that, and run make again."; fi; \
+	else echo "Going on without $(TORCH_INDEX): it does not answer. If pip now fetches gigabytes of CUDA packages" \
+	  "that no GPU here needs: stop it and run make again when that index can be reached."; fi; \
 	set -x; \
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt \
 	  $$index --editable '.[$(EXTRAS_$*)]'

@@ -139,6 +139,10 @@ class Engine:
                 self._load(name, load)
             self._make_slots()
             self._beat()
+            places = ", ".join(
+                f"{model} {profile}: {lane.total}" for (model, profile), lane in self.slots.items()
+            )
+            log.info("serving %s; live streams: %s", ", ".join(self.models) or "nothing", places or "none")
             self._loaded.set()
             while not (self._broken or self._scheduler.drained):
                 self._beat()
