@@ -70,7 +70,7 @@ def parser() -> cli.Parser:
         help="length of every clip, or the lengths of a mix: 5,10,20",
     )
     add("--manifest", type=Path, help="recordings to cut the clips from; default: seeded noise")
-    add("--repeats", type=cli.count, default=5, help="rounds that are measured")
+    add("--repeats", "--num_samples", type=cli.count, default=5, help="rounds that are measured")
     options.flag("--memory", default=False, help="on a CPU: also the resident peak, one process an arm")
     add("--dtype", choices=list(DTYPES), help="default: float32 on CPU, bfloat16 on GPU")
     add("--device", help="cpu or cuda; default: cuda when there is one")

@@ -112,7 +112,9 @@ def _partner(arm: Arm, arms: list[Arm], baseline: Arm) -> Arm:
     twins = [
         other
         for other in [baseline, *arms]
-        if other.folder_hash == baseline.folder_hash is not None and other.settings == arm.settings
+        if other is not arm
+        and other.folder_hash == baseline.folder_hash is not None
+        and other.settings == arm.settings
     ]
     in_the_same_run = [other for other in twins if other.content is arm.content]
     return next(iter(in_the_same_run or twins), baseline)

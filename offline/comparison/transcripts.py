@@ -15,7 +15,7 @@ from offline import provenance
 
 # What may differ between two runs of one model without its being another task: rounding, and nothing else.
 NUMERICS = ("dtype", "batch_size", "batch_seconds", "device", "engine", "attn_implementation")
-SIGHT = ("chunk_frames", "left_context_frames", "chunk_ms", "left_context_s")
+SIGHT = ("chunk_frames", "left_context_frames", "chunk_ms", "left_context_s", "profile")
 # Of one utterance: words inserted before word 1, what was heard for word 1, inserted before word 2...
 Slots = list[str]
 
@@ -54,6 +54,8 @@ class Arm:
     def settings(self) -> dict[str, Any]:
         """How it was run, as far as that may change a transcript."""
         how = {"device": self.content["what"].get("device"), **self.content["how"]}
+        if self.facts.get("profile", "full") != "full":  # an arm of several profiles says itself how it heard
+            how |= {name: self.facts[name] for name in SIGHT if name in self.facts}
         chunked = any(how.get(name) for name in ("chunk_frames", "chunk_ms"))
         return {name: how.get(name) for name in (*NUMERICS, *(SIGHT if chunked else ()))}
 

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from asr.audio import SAMPLE_RATE
-from offline.data import load_wave, read_manifest
+from offline.data import read_manifest
 from offline.speed.arms import Arm, Timing, Wave
 
 WARM_UPS = {"cpu": 1, "cuda": 10}  # a GPU picks kernels, and its clocks rise
@@ -35,7 +35,7 @@ def sound_of(manifest: Path | None) -> Wave:
         return np.random.default_rng(0).normal(0, 0.05, 60 * SAMPLE_RATE).astype(np.float32)
     waves: list[Wave] = []
     for utterance in read_manifest(manifest):
-        waves.append(load_wave(utterance.audio))
+        waves.append(utterance.wave())
         if sum(map(len, waves)) > 600 * SAMPLE_RATE:
             break
     return np.concatenate(waves)

@@ -7,7 +7,7 @@ import pytest
 from offline.compare import main
 from offline.comparison.differences import only
 from offline.comparison.transcripts import align, read_arms, read_json, slot_errors
-from tests.offline.comparison.results import JOINT, MHA, change, said, write
+from tests.offline.comparison.results import JOINT, MHA, change, figures, hurt, said, write
 
 
 def test_slots_hold_what_was_heard_for_each_word() -> None:
@@ -50,3 +50,22 @@ def test_files_that_do_not_belong_together_are_refused(
     change(small, utterances_file=None)
     small.write_text(whole.replace('"utterances_file"', '"utterances"'))
     assert "older offline.evaluate" in message()
+
+
+def test_arms_of_several_profiles_are_compared_with_their_likes(tmp_path: Path) -> None:
+    """Streamed mha is no rounding of mha, and streamed mla stands beside streamed mha."""
+    lines = said(40)
+    texts = hurt(lines, 0.1, 1)
+    names = {"mha": MHA, "mla": JOINT, "mha@640ms/10s": MHA, "mla@640ms/10s": JOINT}
+    path = write(tmp_path / "x.json", lines, dict.fromkeys(names, texts), names)
+    for name in names:
+        heard = (
+            {"profile": "640ms/10s", "chunk_frames": 32, "left_context_frames": 500}
+            if "@" in name
+            else {"profile": "full"}
+        )
+        change(path, "what", "models", name, folder_hash=name.partition("@")[0], **heard)
+    found = figures(path)
+    assert found["null"] == []
+    pairs = [(row["arm"], row["baseline"]) for row in found["comparisons"]]
+    assert pairs == [("mla", "mha"), ("mha@640ms/10s", "mha"), ("mla@640ms/10s", "mha@640ms/10s")]
