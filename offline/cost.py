@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from asr.attention import SelfAttention
 from asr.audio import SAMPLE_RATE
 from asr.config import Attention, ModelConfig
 from asr.encoder import ConformerCTC
 from asr.mla import MultiHeadLatentAttention
+from offline.flops import forward_flops
 
 FRAMES = 500  # of the clip (10 s) that FLOPs are counted for: attention's part grows with the length
 Figures = dict[str, int]
@@ -42,31 +42,14 @@ def cache_bytes_per_frame(model: ConformerCTC, dtype: torch.dtype) -> int:
 
 
 def flops_per_frame(model: ConformerCTC, frames: int = FRAMES) -> int:
-    """Two for every multiplication with a weight or between frames, over a whole clip of so many frames, a frame.
-
-    Norms, activations and softmax are left out. MLA attends on the path that its cost model picks.
-    """
-    config, linear = model.config, 0
-    rate = config.hop_samples  # inputs of the front end's first layer a frame
-    for stride, layer in zip(config.conv_stride, model.feature_extractor.conv_layers, strict=True):
-        rate //= stride
-        linear += rate * layer.get_parameter("conv.weight").numel()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            twice = 2 if name.endswith("linear_pos") else 1  # 2 T offsets for T frames
-            linear += twice * module.weight.numel()
-        elif isinstance(module, nn.Conv1d) and not name.startswith("feature_extractor"):
-            linear += module.weight.numel()
-    return 2 * (linear + sum(_between_frames(attention, frames) for attention in attentions(model)))
-
-
-def _between_frames(attention: SelfAttention, frames: int) -> int:
-    """Multiplications a frame between queries, keys, values and offsets."""
-    width = attention.heads * attention.head_size
-    positions = 2 * frames * width if attention.relative else 0
-    if isinstance(attention, MultiHeadLatentAttention) and attention.absorbs(frames, frames):
-        return positions + attention.heads * frames * (attention.rank_k + attention.rank_v)
-    return positions + 2 * frames * width
+    """Of a whole clip of so many frames, a frame, as `flops` counts; MLA attends on the path its cost model picks."""
+    config = model.config
+    samples = frames * config.hop_samples + config.tail_samples
+    absorbed = [
+        isinstance(attention, MultiHeadLatentAttention) and attention.absorbs(frames, frames)
+        for attention in attentions(model)
+    ]
+    return round(forward_flops(config, [samples], absorbed) / frames)
 
 
 def both(count: Any, old: ConformerCTC, new: ConformerCTC) -> Figures:

@@ -1,7 +1,5 @@
 """Seconds and bytes of a model's work: of a whole call, and of the network's forward inside it."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,12 +56,6 @@ def forward_stopwatch(model: asr.Transcriber) -> Iterator[list[float]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def peak_process_bytes() -> int:
-    """Returns the most resident memory that this process has had."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _wait(model: asr.Transcriber) -> None:

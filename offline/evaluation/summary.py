@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from offline import provenance
 from offline.evaluation import overview
 from offline.evaluation.measure import Arm
-from offline.evaluation.stopwatch import peak_process_bytes
 from offline.scoring import Row, figures
 
 GROUPS = ("domain", "engine", "voice", "manifest")
@@ -53,7 +53,7 @@ def _memory(arm: Arm) -> dict[str, int]:
     if arm.model.device.type == "cuda" and arm.peaks:
         allocated, reserved = map(max, zip(*arm.peaks, strict=True))
         return {"peak_allocated_bytes": allocated, "peak_reserved_bytes": reserved}
-    return {"peak_process_bytes": peak_process_bytes()}
+    return {"peak_process_bytes": provenance.peak_resident_bytes()}
 
 
 def table(result: dict[str, Any]) -> str:

@@ -24,8 +24,9 @@ from asr.audio import SAMPLE_RATE
 from asr.config import ModelConfig
 from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
-from offline import provenance
-from offline.speed.ceiling import forward_flops, synchronise
+from offline import provenance, ranks
+from offline.flops import forward_flops
+from offline.speed.ceiling import synchronise
 from offline.speed.twins import PATHS, latent_attentions, latent_twin, latents, on_path, share, stock_twin
 
 ARMS = ["mha", "mla-lossless", "mla-75", "mla-87.5", "stock-eager", "stock-sdpa"]
@@ -228,7 +229,7 @@ def check(names: Sequence[str], paths: Sequence[str]) -> None:
 def rank_of(name: str, width: int) -> int:
     """Latent values a frame of `mla-lossless` (the model's width) or, say, `mla-75` (75% of the cache cut).
 
-    Rounded down to a multiple of 16, or of 2 in models narrower than 512. Raises ValueError with the choices.
+    Raises ValueError with the choices.
     """
     if name == "mla-lossless":
         return width
@@ -239,8 +240,7 @@ def rank_of(name: str, width: int) -> int:
     if not 50 <= percent < 100:
         choices = f"{', '.join(ARMS)}, or mla- with another cut of the cache from 50 to below 100 percent"
         raise ValueError(f"{name!r} is no arm; choices: {choices}")
-    step = 16 if width >= 512 else 2
-    return max(round(2 * width * (1 - percent / 100)) // step * step, step)
+    return ranks.rank_of(width, None, percent / 100)
 
 
 def cast(arms: Sequence[Arm], dtype: torch.dtype) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from asr.cache import StreamCache
+from offline.flops import step_flops
 from offline.speed.arms import OurArm
-from offline.speed.ceiling import step_flops, synchronise
+from offline.speed.ceiling import synchronise
 from offline.speed.placed import Placed, Profile, Step, fill, new_cache, sound_for
 from offline.speed.rounds import Row, turns
 from offline.speed.twins import latent_attentions

@@ -14,9 +14,9 @@ from asr import stream
 from asr.cache import Ring
 from asr.ctc import Vocabulary
 from offline.benchmark import main
+from offline.flops import step_flops
 from offline.speed import ceiling, crossover, live, stream_equality
 from offline.speed.arms import OurArm, build
-from offline.speed.ceiling import step_flops
 from offline.speed.equality import UnequalError
 from offline.speed.limits import limits
 from offline.speed.placed import Placed, Profile, fill, new_cache, profile, sound_for, tables

@@ -14,9 +14,10 @@ import asr
 from asr.audio import SAMPLE_RATE
 from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
+from offline.flops import forward_flops
 from offline.speed import ceiling as ceilings
 from offline.speed.arms import ARMS, LARGE, Arm, build, cast, rank_of
-from offline.speed.ceiling import Ceiling, forward_flops, matmul_gflops
+from offline.speed.ceiling import Ceiling, matmul_gflops
 from offline.speed.equality import UnequalError, verify
 from offline.speed.residence import _of_batch
 from offline.speed.rounds import batches_of, sound_of, turns
