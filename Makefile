@@ -137,6 +137,8 @@ compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) $(HEALED:%=runs/healed/%/meta
 	$(RUN) -m offline.compare results/compare.json results/compare-healed.json results/compare-bfloat16.json \
 	  results/compare-batch1.json results/benchmark.json \
 	  --pairs $(call list,$(foreach seed,$(SEEDS),runs/healed/mla-$(seed)=runs/healed/mha-$(seed))) \
+	  --margin 0.1 --margins $(call list,$(foreach arm,$(filter joint-87.5-%,$(ARMS)),runs/arms/$(arm)=0.7) \
+	  $(foreach seed,$(SEEDS),runs/healed/mla-$(seed)=0.2)) \
 	  --models $(call list,$(foreach arm,$(ARMS),$(arm)=runs/arms/$(arm))) --output_dir reports/compare
 
 # What each part of the two calibrated methods is worth, on dev.

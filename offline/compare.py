@@ -38,6 +38,7 @@ def parser() -> cli.Parser:
     add("--pairs", type=_pairs, default={}, help="arms to compare with another: healed=mha-trained-on,...")
     add("--models", type=_pairs, default={}, help="conversions to report: name=folder,...")
     add("--margin", type=cli.positive, default=0.1, help="of WER, in percent points, that counts as equal")
+    add("--margins", type=_margins, default={}, help="of arms that have one of their own: name=0.7,...")
     add(
         "--resamples",
         type=cli.count,
@@ -58,6 +59,11 @@ def _pairs(text: str) -> dict[str, str]:
             raise ArgumentTypeError(f"{part!r} is not of the form name=value")
         found[name] = value
     return found
+
+
+def _margins(text: str) -> dict[str, float]:
+    """Parses "a=0.2,b=0.7"."""
+    return {name: cli.positive(value) for name, value in _pairs(text).items()}
 
 
 def read(paths: list[Path]) -> tuple[list[Arm], dict[Path, Any]]:
@@ -125,7 +131,12 @@ def compare(args: Namespace) -> dict[str, Any]:
     arms, benchmarks = read(list(dict.fromkeys(args.results)))
     baseline = baseline_of(args.baseline, arms)
     question = Question(
-        baseline, pairs_of(arms, baseline, args.pairs), args.margin, args.resamples, args.seed
+        baseline,
+        pairs_of(arms, baseline, args.pairs),
+        args.margin,
+        {find(name, arms).name: margin for name, margin in args.margins.items()},
+        args.resamples,
+        args.seed,
     )
     rates = Rates(arms, question)
     comparisons = [differences.compare(*pair, rates) for pair in question.pairs]
@@ -139,7 +150,7 @@ def compare(args: Namespace) -> dict[str, Any]:
         "how": {
             "command": provenance.command("offline.compare"),
             "baseline": baseline.name,
-            **{name: getattr(args, name) for name in ("margin", "resamples", "seed")},
+            **{name: getattr(args, name) for name in ("margin", "margins", "resamples", "seed")},
             "clustered_by": list(factors(arms[0].lines)),
         },
         "utterances": _utterances(arms[0], rates),

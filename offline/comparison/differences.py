@@ -57,6 +57,7 @@ def compare(arm: Arm, other: Arm, rates: Rates) -> Row:
     cut = [segment for pair in zip(arm.slot_errors, other.slot_errors, strict=True)
            for segment in significance.segments(*pair)]  # fmt: skip
     words, discordant = int(rates.words.sum()), _discordant(arm, other)
+    margin = question.margin_of(arm.name)
     return {
         "arm": arm.name,
         "baseline": other.name,
@@ -68,11 +69,12 @@ def compare(arm: Arm, other: Arm, rates: Rates) -> Row:
         "interval_95": [low, high],
         "relative": _relative(found["value"], base_wer),
         "relative_95": [_relative(low, base_wer), _relative(high, base_wer)],
-        "verdict": significance.verdict(low, high, question.margin),
+        "margin": margin,
+        "verdict": significance.verdict(low, high, margin),
         "words": words,
         "discordant_errors": discordant,
         "over_dispersion": _over_dispersion(low, high, words, discordant),
-        "words_needed": _words_needed(words, low, high, found["value"], question.margin),
+        "words_needed": _words_needed(words, low, high, found["value"], margin),
         "p": {
             "mapsswe": _finite(significance.mapsswe(cut)),
             "sign_flip": round(rates.sign_flip[names], 5),

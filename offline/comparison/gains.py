@@ -23,7 +23,7 @@ def summarise(found: Row) -> dict[str, list[str]]:
         arm, base = (found["arms"][pair[name]] for name in ("arm", "baseline"))
         parts = [
             _cache(arm),
-            _wer(pair, found["how"]["margin"]),
+            _wer(pair, pair["margin"]),
             _transcripts(pair, found["null"]),
             _size(arm["parameters"], base["parameters"]),
             _speed(found, pair),

@@ -99,6 +99,8 @@ def forest(found: Row) -> Figure:
         colour = "#4878a8" if pair["same_model"] else COLOURS[pair["verdict"]]
         axes.plot([low, high], [row, row], color=colour, linewidth=2)
         axes.plot([pair["difference"]], [row], "o", color=colour)
+        if pair["margin"] != margin:
+            axes.plot([pair["margin"]] * 2, [row - 0.4, row + 0.4], "--", color="#b3261e", linewidth=1)
     axes.set_yticks(
         range(len(pairs)), [f"{short(pair['arm'])} against {short(pair['baseline'])}" for pair in pairs]
     )

@@ -23,8 +23,13 @@ class Question:
     baseline: Arm
     pairs: list[Pair]
     margin: float  # percent
+    margins: dict[str, float]  # of arms that have one of their own
     resamples: int
     seed: int
+
+    def margin_of(self, arm: str) -> float:
+        """Percent."""
+        return self.margins.get(arm, self.margin)
 
 
 def factors(lines: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -89,7 +94,7 @@ class Rates:
 
     def p_values(self, *names: str) -> Row:
         """Returns the one-sided p of non-inferiority, and that of equivalence (the two one-sided tests' larger)."""
-        number, margin = self._number["difference", *names], self.question.margin / 100
+        number, margin = self._number["difference", *names], self.question.margin_of(names[0]) / 100
         above = self._drawn.p_at_least(number, margin)
         below = self._drawn.p_at_most(number, -margin)
         return {"non_inferiority": round(above, 5), "equivalence": round(max(above, below), 5)}

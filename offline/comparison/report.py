@@ -13,13 +13,14 @@ METHOD = """\
 Paired bootstrap of the ratio of sums ({resamples:,} draws, seed {seed}), clustered by {by}; with two \
 factors the variance is V1 + V2 - V12 (Cameron, Gelbach and Miller 2011), widened for few clusters \
 (Hesterberg 2015) and by as much as four further errors, so that no difference among few words proves \
-nothing. Intervals are two-sided 95 %; *non-inferior* means that the upper end lies below {margin:g} points \
-(one-sided 97.5 %), *worse by more than the margin* that the lower end lies above it. MAPSSWE: matched pairs \
-of sentence segments (Gillick and Cox 1989), which takes no account of clusters. Sign flip: permutation of \
-whole clusters, scaled to the same variance. Holm: adjusted for all comparisons of this report. The p of \
-non-inferiority belongs to the hypothesis that the arm is worse by the margin or more; that of equivalence \
-is the larger of the two one-sided tests. Words needed are for a power of 80 %, from the variance seen here. \
-Raw WER: upper case, nothing else changed; normalised WER: as the Open ASR Leaderboard compares."""
+nothing. Intervals are two-sided 95 %; *non-inferior* means that the upper end lies below {margin:g} \
+points, or the arm's own margin ({margins}; one-sided 97.5 %), *worse by more than the margin* that the \
+lower end lies above it. MAPSSWE: matched pairs of sentence segments (Gillick and Cox 1989), which takes \
+no account of clusters. Sign flip: permutation of whole clusters, scaled to the same variance. Holm: \
+adjusted for all comparisons of this report. The p of non-inferiority belongs to the hypothesis that the \
+arm is worse by the margin or more; that of equivalence is the larger of the two one-sided tests. Words \
+needed are for a power of 80 %, from the variance seen here. Raw WER: upper case, nothing else changed; \
+normalised WER: as the Open ASR Leaderboard compares."""
 
 
 def markdown(found: Row) -> str:
@@ -37,7 +38,9 @@ def markdown(found: Row) -> str:
     sections += _section("## Conversions", tables.conversions(found["conversions"]))
     sections += _section("## Benchmarks", "\n\n".join(map(tables.benchmark, found["benchmarks"])))
     how = found["how"]
-    sections += ["## How", METHOD.format(**how, by=" and ".join(how["clustered_by"])), _files(found)]
+    own = ", ".join(f"{name}: {margin:g}" for name, margin in how["margins"].items()) or "none given"
+    told = how | {"margins": own, "by": " and ".join(how["clustered_by"])}
+    sections += ["## How", METHOD.format(**told), _files(found)]
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
@@ -123,7 +126,7 @@ def _undecided(found: Row) -> str:
     return "\n".join(
         f"- {pair['arm']} against {pair['baseline']} is undecided on {pair['words']:,} words with "
         f"{pair['discordant_errors']:,} discordant errors (over-dispersion {number(pair['over_dispersion'])}): "
-        f"{_words_needed(pair, found['how']['margin'])}."
+        f"{_words_needed(pair, pair['margin'])}."
         for pair in pairs
     )
 

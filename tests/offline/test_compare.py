@@ -238,3 +238,16 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["x.json", "--output_dir", "y", "--pairs", "alone"])
     assert "'alone' is not of the form name=value" in capsys.readouterr().err
+
+
+def test_an_arm_may_have_a_margin_of_its_own(small: Path, tmp_path: Path) -> None:
+    report, text = written(tmp_path, small, "--margins", "mla=5")
+    (pair,) = report["comparisons"]
+    assert pair["margin"] == 5 and pair["verdict"] == "non-inferior"
+    assert "WER no more than 5 points higher" in text and "mla: 5" in text
+    assert figures(small)["comparisons"][0]["p"]["non_inferiority"] > pair["p"]["non_inferiority"]
+
+
+def test_margins_are_of_arms_that_are_there(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(small), "--margins", "other=1", "--output_dir", "unused"]) == 2
+    assert "other" in capsys.readouterr().err
