@@ -88,7 +88,7 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	  --augment_strength 0.3 --augment_ramp_steps 0 --seed 4
 	$(RUN) -m offline.bundle --source runs/mha-4/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --cache_reduction 0.75 \
-	  --calibration_manifest $(SPEECH)
+	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \
 	    --overwrite || exit 1; done
@@ -129,12 +129,13 @@ $(TEST): $(VENV)/.installed-synthesis | tools
 MEASURE := $(RUN) -m offline.evaluate --dataset $(TEST)
 compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) $(HEALED:%=runs/healed/%/metadata.json) ## convert mha in every way, measure all on 6,000 clips: reports/compare (3 hours on 2 cores)
 	$(MEASURE) --model mha,$(call list,$(ARMS:%=runs/arms/%)) --output_file results/compare.json
-	$(MEASURE) --model $(call list,$(HEALED:%=runs/healed/%)) --output_file results/compare-healed.json
+	for seed in $(SEEDS); do $(MEASURE) --model runs/healed/mla-$$seed,runs/healed/mha-$$seed \
+	  --latency_clips 0 --output_file results/compare-healed-$$seed.json || exit 1; done
 	$(MEASURE) --model mha --dtype bfloat16 --output_file results/compare-bfloat16.json
 	$(MEASURE) --model mha --batch_size 1 --output_file results/compare-batch1.json
 	$(RUN) -m offline.agreement --model mha,$(call list,$(ARMS:%=runs/arms/%) $(HEALED:%=runs/healed/%)) --dataset $(TEST) \
 	  --max_samples 1000 --output_file results/compare-agreement.json
-	$(RUN) -m offline.compare results/compare.json results/compare-healed.json results/compare-bfloat16.json \
+	$(RUN) -m offline.compare results/compare.json $(SEEDS:%=results/compare-healed-%.json) results/compare-bfloat16.json \
 	  results/compare-batch1.json results/benchmark.json \
 	  --pairs $(call list,$(foreach seed,$(SEEDS),runs/healed/mla-$(seed)=runs/healed/mha-$(seed))) \
 	  --margin 0.1 --margins $(call list,$(foreach arm,$(filter joint-87.5-%,$(ARMS)),runs/arms/$(arm)=0.7) \
