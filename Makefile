@@ -87,7 +87,7 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	  --decay_steps 3000 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.35 \
 	  --augment_strength 0.3 --augment_ramp_steps 0 --seed 4
 	$(RUN) -m offline.bundle --source runs/mha-4/final --name mha
-	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --cache_reduction 0.75 \
+	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \

@@ -50,6 +50,10 @@ def resolve(name: str | Path) -> Path:
         return path if path.is_dir() else path.parent
     if path.suffix in WEIGHT_SUFFIXES and (path.parent / "config.json").is_file():
         return path.parent
+    if (
+        path.parent != Path(".") and path.parent.is_dir()
+    ):  # a path that was mistyped, not worth asking the hub about
+        raise CheckpointError(f"no model {str(name)!r}: {path.parent} is here, but has no {path.name!r}")
     parts = str(name).partition("@")[0].split("/")  # a revision may hold slashes, too: refs/pr/3
     if len(parts) == 2 and all(parts) and not str(name).startswith((".", "~")):
         return _from_hub(str(name))
@@ -106,6 +110,7 @@ def save(
     }
     tensors |= {PREFIX + name: value.to(dtype) for name, value in _unused_tensors(model.config).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # the library leaves it to its owner alone
     dtype_name = str(dtype).removeprefix("torch.")
     _write(folder / "config.json", model.config.to_dict() | {"dtype": dtype_name})
     for name, content in _processor_files(vocabulary).items():

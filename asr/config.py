@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 FORMAT_VERSION = 1
 # Written anew with every folder, so never carried along.
+MODEL_TYPE = "wav2vec2-conformer"
+MLA_MODEL_TYPE = "wav2vec2-conformer-mla"  # of its own: stock code would load it, with K and V at random
 DERIVED_FIELDS = {"model_type", "architectures", "dtype", "torch_dtype", "attention", "format_version"}
 
 
@@ -130,9 +132,9 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """Read a parsed `config.json`. Raises ValueError naming what is missing, wrong or not supported."""
-        model_type = values.get("model_type", "wav2vec2-conformer")
-        if model_type != "wav2vec2-conformer":
-            raise ValueError(f"model_type is {model_type!r}, only 'wav2vec2-conformer' is supported")
+        model_type = values.get("model_type", MODEL_TYPE)
+        if model_type not in (MODEL_TYPE, MLA_MODEL_TYPE):
+            raise ValueError(f"model_type is {model_type!r}; choices: {MODEL_TYPE!r}, {MLA_MODEL_TYPE!r}")
         version = values.get("format_version", FORMAT_VERSION)
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version is {version!r}, this version reads {FORMAT_VERSION}")
@@ -145,7 +147,11 @@ class ModelConfig:
         """What `config.json` holds: the Hugging Face fields, `format_version` and `attention`."""
         names = [f.name for f in fields(self) if f.name not in ("attention", "extra")]
         ours = {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in names}
-        kind = {"model_type": "wav2vec2-conformer", "architectures": ["Wav2Vec2ConformerForCTC"]}
+        stock = self.attention.kind == "mha"
+        kind = {
+            "model_type": MODEL_TYPE if stock else MLA_MODEL_TYPE,
+            "architectures": ["Wav2Vec2ConformerForCTC" if stock else "ConformerCTC"],
+        }
         variant = {"format_version": FORMAT_VERSION, "attention": self.attention.to_dict()}
         return {**kind, **self.extra, **ours, **variant}
 

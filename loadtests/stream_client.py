@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -166,7 +167,8 @@ async def run(options: argparse.Namespace) -> None:
     start = {"words": options.words} | ({"profile": options.profile} if options.profile else {})
     printer = Printer(options.json)
     # No pings: while a server takes no more audio, it reads no pings either.
-    address = f"{options.url.rstrip('/')}/stream?model={options.model}"
+    server = re.sub("^http", "ws", options.url.rstrip("/")).removesuffix("/stream")
+    address = f"{server}/stream?model={options.model}"
     async with connect(address, compression=None, ping_interval=None) as socket:
         client = Client(socket, start)
         async for message in client.talk(sound, options.piece_ms, options.realtime):
@@ -188,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
         "--profile", help="latency and context: balanced, fast or long (default: the server's)"
     )
     options.add_argument(
-        "--url", default="ws://localhost:8000", help="the server (default: ws://localhost:8000)"
+        "--url", default="ws://localhost:8000", help="the server, ws: or http: (default: ws://localhost:8000)"
     )
     options.add_argument("--realtime", action="store_true", help="send no faster than it was spoken")
     options.add_argument(

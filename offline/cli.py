@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,6 +25,10 @@ class Parser(argparse.ArgumentParser):
         told = f"{help} (turn off: {twin})" if default else help
         either.add_argument(name, action="store_true", default=default, help=told)
         either.add_argument(twin, dest=name[2:], action="store_false", help=argparse.SUPPRESS)
+
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the whole usage."""
+        self.exit(2, f"{self.prog.rpartition(' ')[2]}: {message} (--help shows all options)\n")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As in argparse, after --a-b has become --a_b where only that is registered."""
@@ -44,13 +48,18 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Shows defaults that say something, and leaves the example's line breaks alone."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        quiet = action.default is None or isinstance(action.default, bool)
+        if isinstance(action.default, list):  # as it would be typed
+            return f"{action.help} (default: {','.join(map(str, action.default))})"
+        quiet = action.default is None or isinstance(action.default, bool | dict)
         return action.help if quiet else super()._get_help_string(action)
 
 
 def parser(description: str, example: str) -> Parser:
     """Returns an empty parser: description above the options, example below them."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    started = f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
     return Parser(
+        prog=started,
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=_Formatter,
@@ -66,7 +75,7 @@ def run(command: str, work: Callable[[], object]) -> int:
     try:
         work()
     except KeyboardInterrupt:
-        print(f"{command}: stopped", file=sys.stderr)
+        print(f"\n{command}: stopped", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"{command}: {reason(error)}", file=sys.stderr)

@@ -68,6 +68,7 @@ def parser() -> cli.Parser:
     add("--dtype", choices=list(DTYPES), help="of the written weights; default: float16, float32 if lossless")
     add("--export_hf", type=Path, metavar="FOLDER", help="also write the folded twin, W_K' = W_UK A, an MHA folder "
         "in float32 that stock transformers loads; of an mla model that is all that is done")  # fmt: skip
+    options.flag("--overwrite", default=False, help="replace a model that is in the folder already")
     options.flag("--dry_run", default=False, help="show ranks, costs, time and memory; write nothing")
     _add_size_options(options)
     _add_calibration_options(options)
@@ -168,8 +169,12 @@ def check_folders(args: Namespace) -> None:
     taken = {checkpoint.resolve(args.model_name).resolve(): "the model's own folder"}
     for option in ("output_dir", "export_hf"):
         folder = getattr(args, option)
+        if folder and folder.is_file():
+            raise ValueError(f"--{option} {folder} is a file; a folder is needed")
         if folder and folder.resolve() in taken:
             raise ValueError(f"--{option} {folder} is {taken[folder.resolve()]}: it would be overwritten")
+        if folder and (folder / "config.json").exists() and not args.overwrite:
+            raise ValueError(f"--{option} {folder} holds a model already; --overwrite replaces it")
         if folder:
             taken[folder.resolve()] = f"the folder of --{option}"
 

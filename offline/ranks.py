@@ -52,8 +52,8 @@ def rank_of(width: int, latent_dim: int | None, cache_reduction: float, joint: b
     if not step <= rank <= width:
         asked = f"--latent_dim {latent_dim}" if latent_dim else f"--cache_reduction {cache_reduction:g}"
         raise ValueError(
-            f"{asked} is a latent of {rank} values, which does not fit a model of width {width}: {step} to {width}"
-            + (", and a joint latent of all of it cuts the cache by 0.5 already" if joint else "")
+            f"{asked} makes a latent of {rank} values; a model of width {width} takes {step} to {width}, which saves "
+            f"{1 - width / whole:g} to {1 - step / whole:g} of the cache"
         )
     return rank // step * step
 

@@ -1,6 +1,7 @@
 """Where a stopped run goes on, and whether it is still the same run."""
 
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,4 +41,5 @@ def resume_point(output_dir: Path, resume: bool, facts: dict[str, Any]) -> str |
         raise ValueError(
             f"{output_dir} holds a run with other {', '.join(different)}; choose another --output_dir"
         )
+    print(f"going on from {newest}", file=sys.stderr)
     return str(newest)

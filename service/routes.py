@@ -137,5 +137,5 @@ def _health(service: Transcription) -> Health:
         return Health(status="draining", models=models)
     if service.ready:
         return Health(status="ok", models=models)
-    loading = not service.decoder.ready or any(state.status == "loading" for state in states.values())
+    loading = not (service.decoder.ready and service.engine.wait_loaded(0))
     return Health(status="starting" if loading else "failed", models=models)

@@ -69,7 +69,8 @@ def sources(
     if train and dev:
         return train, dev
     if train or dev:
-        raise ManifestError("--train_manifest and --dev_manifest go together; only one of them is given")
+        given, lacking = ("train", "dev") if train else ("dev", "train")
+        raise ManifestError(f"--{given}_manifest is given without --{lacking}_manifest; they go together")
     if root or fetch or all(find_split(name, None) for name in LIBRISPEECH):
         return [LIBRISPEECH[0]], [LIBRISPEECH[1]]
     if all(path.is_file() for path in HERE):

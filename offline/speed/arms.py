@@ -240,7 +240,8 @@ def rank_of(name: str, width: int) -> int:
     if not 50 <= percent < 100:
         choices = f"{', '.join(ARMS)}, or mla- with another cut of the cache from 50 to below 100 percent"
         raise ValueError(f"{name!r} is no arm; choices: {choices}")
-    return ranks.rank_of(width, None, percent / 100)
+    step = ranks.step_of(width)
+    return max(round(2 * width * (1 - percent / 100)) // step * step, step)
 
 
 def cast(arms: Sequence[Arm], dtype: torch.dtype) -> None:

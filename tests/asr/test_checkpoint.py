@@ -208,3 +208,18 @@ def test_half_precision_stays_near_float32(dtype: str, tiny_folder) -> None:
 def test_an_unknown_dtype_names_the_choices(tiny_folder) -> None:
     with pytest.raises(ValueError, match="bfloat16"):
         load(tiny_folder("mha"), dtype="int4")
+
+
+def test_a_mistyped_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(checkpoint.CheckpointError, match="runs is here, but has no 'nope'"):
+        checkpoint.resolve("runs/nope")
+
+
+def test_stock_code_does_not_take_an_mla_folder_for_one_of_its_own(tmp_path: Path) -> None:
+    """It would load one with K and V at random."""
+    transformers = pytest.importorskip("transformers")
+    with pytest.raises(ValueError, match="wav2vec2-conformer-mla"):
+        transformers.AutoModelForCTC.from_pretrained(checkpoint.resolve("mla"))
+    assert checkpoint.read_config(checkpoint.resolve("mla")).attention.kind == "mla"

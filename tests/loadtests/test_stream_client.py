@@ -80,7 +80,7 @@ def test_stereo_at_another_rate_is_mixed(tmp_path: Path) -> None:
     [
         (["--profile", "slow"], "profile_not_found: no profile 'slow'; choices: balanced, fast, long"),
         (["--model", "nobody"], "model_not_found"),
-        (["--url", "http://localhost:1"], "scheme"),
+        (["--url", "ftp://localhost:1"], "scheme"),
         (["--url", "ws://localhost:1"], "Connect"),
     ],
 )

@@ -86,6 +86,6 @@ def test_how_a_command_ends(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run("offline.x", fails(ValueError(in_a_worker))) == 2
     assert capsys.readouterr().err == "offline.x: ManifestError: a.flac: damaged\n"
     assert cli.run("offline.x", fails(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "offline.x: stopped\n"
+    assert capsys.readouterr().err == "\noffline.x: stopped\n"
     with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
         cli.run("offline.x", fails(ZeroDivisionError()))

@@ -221,7 +221,7 @@ REFUSALS = [
     (["--method", "activation"], "--method activation .*--calibration_manifest"),
     (["--method", "attention"], "--method attention .*--calibration_manifest"),
     (["--latent_dim", "33"], "--latent_dim 33.*2 to 32"),
-    (["--cache_reduction", "0.4"], "--cache_reduction 0.4.*cuts the cache by 0.5"),
+    (["--cache_reduction", "0.4"], "--cache_reduction 0.4.*saves 0.5 to"),
     (["--lossless", "--mla_variant", "simple"], "--lossless is a joint latent"),
     (
         ["--lossless", "--cache_reduction", "0.75"],
@@ -257,6 +257,25 @@ def test_folders_are_neither_missing_nor_overwritten(tiny_folder, capsys: pytest
         assert main([*options, "--export_hf", own]) == 2
         assert "overwritten" in capsys.readouterr().err
     assert not Path("x").exists()
+
+
+def test_a_model_is_replaced_only_where_that_is_asked(
+    tiny_folder, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = [
+        "--model_name",
+        str(tiny_folder("mha")),
+        "--output_dir",
+        str(tmp_path / "mla"),
+        "--latent_dim",
+        "8",
+    ]
+    assert main(command) == 0
+    before = (tmp_path / "mla" / "model.safetensors").read_bytes()
+    assert main([*command[:-1], "4"]) == 2 and "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "mla" / "model.safetensors").read_bytes() == before
+    assert main([*command[:-1], "4", "--overwrite"]) == 0
+    assert (tmp_path / "mla" / "model.safetensors").read_bytes() != before
 
 
 def test_held_out_speech_is_refused(
