@@ -142,14 +142,16 @@ healed: $(TEST) $(HEALED:%=runs/healed/%/metadata.json) ## heal the 87.5 % arm, 
 	$(RUN) -m offline.compare $(SEEDS:%=results/compare-healed-%.json) --margin 0.2 \
 	  --pairs $(call list,$(foreach seed,$(SEEDS),runs/healed/mla-$(seed)=runs/healed/mha-$(seed))) --output_dir reports/healed
 
-# What each part of the two calibrated methods is worth, on dev.
+# What each part of the two calibrated methods is worth, on dev, with half the calibration speech of the arms above.
+$(foreach how,attention posterior,$(eval OF_$(how)-whole := $(OF_joint-87.5-$(how)) --calibration_s 300) \
+  $(eval OF_$(how)-without-greedy := --cache_reduction 0.875 --method $(how) --calibration_s 300))
 LEFT_OUT := centring query_weight output_weight attended_values sequential balance_scan output_refit
-$(foreach left,$(LEFT_OUT),$(eval OF_attention-without-$(left) := $(OF_joint-87.5-attention) --no_$(left)))
-$(foreach left,centring sequential output_refit,$(eval OF_posterior-without-$(left) := $(OF_joint-87.5-posterior) --no_$(left)))
-$(foreach how,attention posterior,$(eval OF_$(how)-without-greedy := --cache_reduction 0.875 --method $(how)))
-$(foreach time,20 60 180,$(eval OF_attention-of-$(time)-s := $(OF_joint-87.5-attention) --calibration_s $(time)))
-ABLATED  := joint-87.5-attention joint-87.5-posterior $(LEFT_OUT:%=attention-without-%) attention-without-greedy \
-  $(foreach time,20 60 180,attention-of-$(time)-s) $(foreach left,centring sequential output_refit greedy,posterior-without-$(left))
+$(foreach left,$(LEFT_OUT),$(eval OF_attention-without-$(left) := $(OF_attention-whole) --no_$(left)))
+$(foreach left,centring sequential output_refit,$(eval OF_posterior-without-$(left) := $(OF_posterior-whole) --no_$(left)))
+$(foreach time,20 60 150,$(eval OF_attention-of-$(time)-s := $(OF_joint-87.5-attention) --calibration_s $(time)))
+ABLATED  := attention-whole $(LEFT_OUT:%=attention-without-%) attention-without-greedy \
+  $(foreach time,20 60 150,attention-of-$(time)-s) joint-87.5-attention \
+  posterior-whole $(foreach left,centring sequential output_refit greedy,posterior-without-$(left))
 ON_DEV   := --model mha,$(call list,$(ABLATED:%=runs/arms/%)) --dataset data/compare/dev.jsonl
 ablation: $(TEST) $(ABLATED:%=runs/arms/%/report.json) ## what each part of a calibrated conversion is worth: results/ablation*.json
 	$(RUN) -m offline.agreement $(ON_DEV) --max_samples 500 --output_file results/ablation-agreement.json
