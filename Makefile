@@ -154,14 +154,14 @@ ABLATED  := attention-whole $(LEFT_OUT:%=attention-without-%) attention-without-
   posterior-whole $(foreach left,centring sequential output_refit greedy,posterior-without-$(left))
 ON_DEV   := --model mha,$(call list,$(ABLATED:%=runs/arms/%)) --dataset data/compare/dev.jsonl
 ablation: $(TEST) $(ABLATED:%=runs/arms/%/report.json) ## what each part of a calibrated conversion is worth: results/ablation*.json
-	$(RUN) -m offline.agreement $(ON_DEV) --max_samples 500 --output_file results/ablation-agreement.json
+	$(RUN) -m offline.agreement $(ON_DEV) --max_samples 300 --output_file results/ablation-agreement.json
 	$(RUN) -m offline.evaluate $(ON_DEV) --latency_clips 0 --output_file results/ablation.json
 
 reference: $(VENV)/.installed-dev ## fetch the 618M reference model, convert, measure and compare it (asks before it fetches)
 	$(RUN) -m offline.reference $(ARGS)
 
 bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and of the 618M architecture, on this machine
-	$(RUN) -m offline.benchmark offline --memory --output_file results/benchmark.json
+	$(RUN) -m offline.benchmark offline --paths auto --batch_size 1,8 --memory --output_file results/benchmark.json
 	$(RUN) -m offline.benchmark offline --large --dtype bfloat16 --paths auto --batch_size 1,4 \
 	  --output_file results/benchmark-large.json
 	$(RUN) -m offline.benchmark stream --profile 640x2,640x5,640x10,640x30 --output_file results/benchmark-stream.json
