@@ -22,9 +22,9 @@ ARGS   ?=
 
 RUN := $(VENV)/bin/python
 EXTRAS_service   := av,hub,service
-EXTRAS_dev       := av,hub,hf-datasets,service,offline,dev
+EXTRAS_dev       := av,hub,hf-datasets,service,offline,loadtests,dev
 EXTRAS_synthesis := av,hub,offline,synthesis
-TOOLS := espeak-ng flite fortunes ffmpeg sox
+TOOLS := espeak-ng flite fortunes wordnet-base ffmpeg sox
 # Asked once whether the index answers: pip would try, and wait, for every package anew.
 REACH := import sys, urllib.request as u; sys.excepthook = lambda *e: None; u.urlopen(sys.argv[1], timeout=10)
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
@@ -176,7 +176,7 @@ docs: $(VENV)/.installed-dev ## write the library's reference to site/
 	$(RUN) -m pdoc --docformat google --output-directory site asr
 	@echo "Written: site/index.html"
 
-tools: ## install the Debian packages for synthesis and all tests: espeak-ng flite fortunes ffmpeg sox
+tools: ## install the Debian packages for synthesis and all tests: espeak-ng flite fortunes wordnet-base ffmpeg sox
 	@missing=$$(for tool in $(TOOLS); do dpkg -s $$tool >/dev/null 2>&1 || echo $$tool; done); \
 	test -n "$$missing" || { echo "Installed already: $(TOOLS)"; exit 0; }; \
 	as_root=$$(test $$(id -u) = 0 || echo sudo); \

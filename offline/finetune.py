@@ -147,6 +147,7 @@ def _add_schedule_options(options: cli.Parser) -> None:
         default=500,
         help="linear rise; in a run shorter than twice this, a tenth of it",
     )
+    add("--optimizer", choices=["adamw", "muon"], default="adamw", help="muon: for the layers' matrices")
     add("--decay", choices=["linear", "cosine", "constant"], default="linear", help="from warm-up to the end")
     add("--weight_decay", type=cli.weight, default=0.0, help="on weight matrices")
     add(

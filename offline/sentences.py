@@ -1,13 +1,15 @@
 """The texts that the training voices read.
 
-Two domains: `everyday` sentences come from a small grammar of templates (numbers, dates, times, money, names,
-places, commands, questions), `open` ones from the texts of Debian's `fortunes` package. A sentence is kept as it is
-handed to a voice ("Call Jane at ten thirty."); `normalise` gives the words a recogniser must find.
+Three domains: `everyday` sentences come from a small grammar of templates (numbers, dates, times, money, names, places,
+commands, questions), `open` ones from the texts of Debian's `fortunes` package, `dictionary` ones, which only training
+hears, from the definitions and examples of its `wordnet-base`, for the sake of rare words. A sentence is kept as it
+is handed to a voice ("Call Jane at ten thirty."); `normalise` gives the words a recogniser must find.
 """
 
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import numpy as np
 from offline.everyday import SLOTS, TEMPLATES
 
 FORTUNES = Path("/usr/share/games/fortunes")
+WORDNET = Path("/usr/share/wordnet")
 # Drawings, code, other languages, and jokes at the cost of groups of people: not what a speech sample should say.
 SKIPPED_FILES = {"ascii-art", "drugs", "ethnic", "men-women", "perl", "translate-me"}
 SENTENCE_WORDS = range(3, 17)
@@ -118,10 +121,38 @@ def open_sentences() -> dict[str, list[str]]:
             f"open sentences come from {FORTUNES}, which is missing: apt-get install fortunes"
         )
     files = sorted(path for path in FORTUNES.iterdir() if not path.suffix and path.name not in SKIPPED_FILES)
+    return _by_split(
+        s for path in files for s in _sentences(path.read_text(encoding="utf-8", errors="replace"))
+    )
+
+
+@lru_cache(maxsize=1)
+def dictionary_sentences() -> dict[str, list[str]]:
+    """The usable definitions and examples of WordNet by split, sorted, without repeats.
+
+    Raises:
+        FileNotFoundError: the package is not installed.
+    """
+    files = sorted(WORDNET.glob("data.*"))
+    if not files:
+        raise FileNotFoundError(
+            f"dictionary sentences come from {WORDNET}, which is missing: apt-get install wordnet-base"
+        )
+    glosses = [gloss for path in files for gloss in re.findall(r"\| (.*)", path.read_text(encoding="utf-8"))]
+    return _by_split(sentence for gloss in glosses for part in _parts(gloss) for sentence in _clean(part))
+
+
+def _parts(gloss: str) -> list[str]:
+    """Definition and examples: 'large and strong; "a big man"' -> ["Large and strong.", "A big man."]."""
+    parts = [part.strip(' ";') for part in re.split(r"; |(?<=\")\s", gloss)]
+    return [part[0].upper() + part[1:] + ("" if part[-1] in ".!?" else ".") for part in parts if part]
+
+
+def _by_split(sentences: Iterable[str]) -> dict[str, list[str]]:
+    """The sentences without repeats and without rare words, by the side they fall on."""
     texts: dict[str, str] = {}
-    for path in files:
-        for sentence in _sentences(path.read_text(encoding="utf-8", errors="replace")):
-            texts.setdefault(normalise(sentence), sentence)
+    for sentence in sentences:
+        texts.setdefault(normalise(sentence), sentence)
     seen_times = Counter(word for text in texts for word in set(text.split()))
     by_split: dict[str, list[str]] = {split: [] for split in SPLIT_PER_MILLE}
     for text, sentence in sorted(texts.items()):
@@ -137,9 +168,13 @@ def _sentences(fortunes: str) -> list[str]:
     for entry in re.split(r"^%.*$", fortunes, flags=re.MULTILINE):
         body = re.split(r"^\s*--", entry, maxsplit=1, flags=re.MULTILINE)[0]
         for sentence in re.split(r"(?<=[.!?])\s+", _plain(body)):
-            spoken = _with_numbers_spelled(sentence)
-            found += [piece for piece in _pieces(spoken) if _is_clean(piece)]
+            found += _clean(sentence)
     return found
+
+
+def _clean(sentence: str) -> list[str]:
+    """What of a sentence every voice reads alike: all of it, some of its clauses, or nothing."""
+    return [piece for piece in _pieces(_with_numbers_spelled(sentence)) if _is_clean(piece)]
 
 
 def _plain(body: str) -> str:

@@ -1,7 +1,7 @@
 """Sentences to speech to manifests: the training data.
 
-Utterance i of a split is fully determined by i, the seed, the shares, the share of everyday sentences and the texts
-that are installed, so that a run can be stopped and taken up again: what is on disk is kept. Sentences and voices of
+Utterance i of a split is fully determined by i, the seed, the shares of engines and of domains, and the texts that
+are installed, so that a run can be stopped and taken up again: what is on disk is kept. Sentences and voices of
 the splits:
 
     train, dev, test-seen-voices   the voices that training hears; each its own sentences
@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from asr.audio import SAMPLE_RATE
 from offline import cli
-from offline.sentences import everyday_sentence, normalise, open_sentences, split_of
+from offline.sentences import dictionary_sentences, everyday_sentence, normalise, open_sentences, split_of
 from offline.voices import ENGINES, Voice, available
 
 SENTENCES_OF = {"dev": "dev", "train": "train", "test-seen-voices": "test", "test-unseen-voice": "test"}
@@ -51,6 +51,7 @@ class Recipe:
     seed: int
     shares: tuple[tuple[str, float], ...]
     everyday_share: float
+    dictionary_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,20 @@ def plan(recipe: Recipe, split: str, index: int) -> Utterance:
     engines, weights = zip(*recipe.shares, strict=True)
     voices = _voices(engines[rng.choice(len(engines), p=weights)], split == UNSEEN)
     voice = voices[rng.integers(len(voices))]
-    everyday_share = 0.5 if split.startswith("test") else recipe.everyday_share
-    domain = "everyday" if rng.random() < everyday_share else "open"
+    domain = _domain(recipe, split, rng.random())
     sentence = _sentence(domain, SENTENCES_OF[split], rng)
     key = hashlib.sha256(f"{recipe.seed} {split} {index} {voice.name} {sentence}".encode()).hexdigest()
     # The key in the name: with another recipe in the same folder no file is taken for one that it is not.
     return Utterance(sentence, domain, voice, f"audio/{split}/{index:06d}-{key[:8]}.flac", rng)
+
+
+def _domain(recipe: Recipe, split: str, drawn: float) -> str:
+    """What kind of sentence; only training hears the dictionary."""
+    everyday_share = 0.5 if split.startswith("test") else recipe.everyday_share
+    if drawn < everyday_share:
+        return "everyday"
+    within = split == "train" and drawn < everyday_share + recipe.dictionary_share
+    return "dictionary" if within else "open"
 
 
 @lru_cache(maxsize=16)
@@ -84,8 +93,8 @@ def _voices(engine: str, held_out: bool) -> list[Voice]:
 
 
 def _sentence(domain: str, side: str, rng: np.random.Generator) -> str:
-    if domain == "open":
-        sentences = open_sentences()[side]
+    if domain != "everyday":
+        sentences = (open_sentences if domain == "open" else dictionary_sentences)()[side]
         return sentences[rng.integers(len(sentences))]
     while True:
         sentence = everyday_sentence(rng)
@@ -204,13 +213,16 @@ def _batches() -> Iterator[range]:
 
 def synthesize(args: Namespace) -> dict[str, Any]:
     """Makes all four splits and the report; returns the report."""
-    recipe = Recipe(args.seed, shares_of(args.engines, args.shares), args.everyday_share)
+    recipe = Recipe(
+        args.seed, shares_of(args.engines, args.shares), args.everyday_share, args.dictionary_share
+    )
     args.output_dir.mkdir(parents=True, exist_ok=True)
     clips = {"dev": args.dev_clips, "test-seen-voices": args.test_seen_clips, UNSEEN: args.test_unseen_clips}
     report: dict[str, Any] = {
         "seed": args.seed,
         "shares": dict(recipe.shares),
         "everyday_share": args.everyday_share,
+        "dictionary_share": args.dictionary_share,
     }
     report["splits"] = {}
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -277,6 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--engines", type=cli.names, help=f"from {', '.join(ENGINES)} (without: all that are installed)")
     add("--shares", type=_shares, default={}, help=f"of the utterances; without: {shares}")
     add("--everyday_share", type=cli.share, default=0.65, help="of train and dev; the tests have half")
+    add("--dictionary_share", type=cli.share, default=0.0, help="of train, in rare words (wordnet-base)")
     add("--dev_clips", type=cli.count, default=200, help="utterances in dev.jsonl")
     add("--test_seen_clips", type=cli.count, default=600, help="utterances in test-seen-voices.jsonl")
     add("--test_unseen_clips", type=cli.count, default=400, help="utterances in test-unseen-voice.jsonl")
@@ -285,6 +298,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         args.engines = available(args.engines)
         open_sentences()
+        if args.everyday_share + args.dictionary_share > 1:
+            raise ValueError(
+                f"--everyday_share {args.everyday_share:g} and --dictionary_share {args.dictionary_share:g} are over 1"
+            )
+        if args.dictionary_share:
+            dictionary_sentences()
         report = synthesize(args)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         options.error(str(error))

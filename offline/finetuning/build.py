@@ -66,6 +66,7 @@ def build(args: Namespace) -> tuple[FineTuner, list[str]]:
         dev=SpeechDataset(dev.utterances, vocabulary),
         dev_batch_seconds=args.max_batch_seconds or args.batch_size * args.max_duration_s,
         average_decay=args.average_decay,
+        muon=args.optimizer == "muon",
         report=report(args, objective, train, dev, training)
         | {"planned_steps": len(steps), "latent_steps": latent_steps, "warmup_steps": training.warmup_steps},
         best_folder="",

@@ -11,6 +11,8 @@ import soundfile
 
 from offline.sentences import (
     FORTUNES,
+    WORDNET,
+    dictionary_sentences,
     everyday_sentence,
     normalise,
     open_sentences,
@@ -24,6 +26,7 @@ from offline.voices import ENGINES, available
 TEXT = re.compile(r"[A-Z']+( [A-Z']+)*")
 RECIPE = Recipe(1, shares_of(list(ENGINES), {}), 0.65)
 needs_fortunes = pytest.mark.skipif(not FORTUNES.is_dir(), reason="the fortunes package is not installed")
+needs_wordnet = pytest.mark.skipif(not WORDNET.is_dir(), reason="the wordnet-base package is not installed")
 
 
 def problem(engine: str) -> str | None:
@@ -89,6 +92,33 @@ def test_open_sentences_are_clean_and_on_one_side_only() -> None:
     assert len(texts["train"]) > 5000 and len(texts["test"]) > 100
     assert not texts["train"] & texts["test"] and not texts["train"] & texts["dev"]
     assert all(TEXT.fullmatch(text) and 3 <= len(text.split()) <= 20 for text in texts["train"])
+
+
+@needs_wordnet
+def test_dictionary_sentences_are_clean_many_and_on_one_side_only() -> None:
+    sides = dictionary_sentences()
+    assert {"A school for training nurses.", "A musician who plays the lute."} <= set(sides["train"])
+    assert all(split_of(normalise(sentence)) == "train" for sentence in sides["train"])
+    assert all(TEXT.fullmatch(normalise(sentence)) for sentence in sides["train"])
+    assert len({word for sentence in sides["train"] for word in normalise(sentence).split()}) > 20_000
+
+
+@needs_fortunes
+@needs_wordnet
+def test_the_dictionary_is_for_training_and_leaves_other_draws_as_they_were() -> None:
+    mixed = Recipe(1, RECIPE.shares, 0.65, dictionary_share=0.2)
+    for split in ("dev", "test-seen-voices"):
+        assert [plan(mixed, split, i).file_name for i in range(50)] == [
+            plan(RECIPE, split, i).file_name for i in range(50)
+        ]
+    with_it, without = ([plan(recipe, "train", i) for i in range(300)] for recipe in (mixed, RECIPE))
+    domains = Counter(one.domain for one in with_it)
+    assert domains["everyday"] > domains["dictionary"] > 30 and domains["open"] > 20
+    assert all(
+        a.sentence == b.sentence and a.voice == b.voice
+        for a, b in zip(with_it, without, strict=True)
+        if a.domain != "dictionary"
+    )
 
 
 @needs_fortunes
@@ -178,6 +208,7 @@ def test_an_absent_engine_that_nobody_named_is_skipped_with_a_notice(
         (["--engines", "siri"], "unknown engine siri; choose from espeak, flite, hibari, kokoro"),
         (["--shares", "espeak:1"], "'espeak:1' is not like espeak=0.5,flite=0.5"),
         (["--hours", "-1"], "'-1' is not"),
+        (["--dictionary_share", "0.5"], "--everyday_share 0.65 and --dictionary_share 0.5 are over 1"),
     ],
 )
 def test_wrong_options_name_the_value(
