@@ -24,18 +24,19 @@ RUN := $(VENV)/bin/python
 EXTRAS_service   := av,hub,service
 EXTRAS_dev       := av,hub,hf-datasets,service,offline,loadtests,dev
 EXTRAS_synthesis := av,hub,offline,synthesis
-TOOLS := espeak-ng flite fortunes wordnet-base ffmpeg sox
+TOOLS := espeak-ng flite fortunes wordnet-base ffmpeg sox prometheus prometheus-alertmanager nginx docker-compose
 # Asked once whether the index answers: pip would try, and wait, for every package anew.
 REACH := import sys, urllib.request as u; sys.excepthook = lambda *e: None; u.urlopen(sys.argv[1], timeout=10)
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup serve test lint format synthesize bundled compare healed ablation reference bench pareto docs tools clean
+.PHONY: help setup serve test lint format synthesize bundled compare healed ablation reference bench pareto docs smoke host-check dashboards lock \
+  tools clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: VENV PYTHON TORCH TORCH_INDEX HOST PORT MODELS PROCESSES VOICES HOURS ARGS: see the top of the Makefile."
 
 setup: $(VENV)/.installed-dev ## make the virtual environment .venv with all that serving, training and testing need
@@ -63,14 +64,19 @@ synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in da
 	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/more --hours 10 --seed 5 $(VOICES) --everyday_share 0.8 \
 	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/open --hours 20 --seed 21 $(VOICES) --everyday_share 0.4 \
+	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/wide --hours 20 --seed 31 $(VOICES) --everyday_share 0.3 \
+	  --dictionary_share 0.45 --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 
 # The bundled models, from nothing. Stopped anywhere, it goes on where it was.
 SPEECH   := data/speech/train.jsonl
 EVERYDAY := data/everyday/train.jsonl
 MORE     := data/more/train.jsonl
+WIDE     := data/open/train.jsonl,data/wide/train.jsonl
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (4 hours on 2 cores)
+bundled: synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (6 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
@@ -86,7 +92,11 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	  --max_steps 3000 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 3000 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.35 \
 	  --augment_strength 0.3 --augment_ramp_steps 0 --seed 4
-	$(RUN) -m offline.bundle --source runs/mha-4/final --name mha
+	$(LEARN) --train_manifest $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE) --init_from runs/mha-4/final --output_dir runs/mha-5 \
+	  --max_steps 2400 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
+	  --decay_steps 2400 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.45 \
+	  --average_decay 0.995 --augment_strength 0.4 --augment_ramp_steps 0 --seed 5
+	$(RUN) -m offline.bundle --source runs/mha-5/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
 	for split in test-seen-voices test-unseen-voice; do \
@@ -172,11 +182,23 @@ pareto: $(VENV)/.installed-dev ## WER by bytes and step time of live streams: re
 	$(RUN) -m offline.pareto results/streaming-joined.json --benchmark results/benchmark-stream-large.json \
 	  --output_dir reports/streaming
 
+smoke: $(VENV)/.installed-dev tools ## run the deployment's processes without containers, every panel's query: results/smoke.json
+	$(RUN) -m docker.smoke --output results/smoke.json $(ARGS)
+
+host-check: $(VENV)/.installed-dev ## build and try the containers on this host (ARGS='--profile cpu'); not yet run
+	$(RUN) -m docker.host_check --output results/host-check.json $(ARGS)
+
+dashboards: $(VENV)/.installed-dev ## write Grafana's dashboards from docker/grafana
+	$(RUN) -m docker.grafana.dashboards
+
+lock: $(VENV)/.installed-dev ## write docker/requirements-*.txt anew (WHEELS= a folder with torch's CPU build)
+	PYTHON=$(RUN) bash docker/lock.sh
+
 docs: $(VENV)/.installed-dev ## write the library's reference to site/
 	$(RUN) -m pdoc --docformat google --output-directory site asr
 	@echo "Written: site/index.html"
 
-tools: ## install the Debian packages for synthesis and all tests: espeak-ng flite fortunes wordnet-base ffmpeg sox
+tools: ## install the Debian packages for synthesis and all tests, with apt-get: TOOLS in the Makefile
 	@missing=$$(for tool in $(TOOLS); do dpkg -s $$tool >/dev/null 2>&1 || echo $$tool; done); \
 	test -n "$$missing" || { echo "Installed already: $(TOOLS)"; exit 0; }; \
 	as_root=$$(test $$(id -u) = 0 || echo sudo); \

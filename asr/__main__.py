@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asr import Transcriber, Transcript, audio, load, subtitles
+from asr import Transcriber, Transcript, audio, load, ngram, subtitles
+from asr.search import Beam
 from asr.transcriber import DTYPES
 
 FORMATS = {"text": "txt", "srt": "srt", "vtt": "vtt", "json": "json"}
@@ -22,6 +23,7 @@ examples:
   python -m asr talk.flac
   python -m asr talk.flac --model mha,mla --format json
   python -m asr recordings/*.mp3 --format srt --output_dir subtitles
+  python -m asr talk.flac --decoding beam --lm --hot_words "Hanna,New York"
 
 Text and json go to standard output, one line per file and model, or to files in --output_dir. A file that cannot be
 read is reported, the others are still done, and the exit status is 1.
@@ -31,8 +33,11 @@ read is reported, the others are still done, and the exit status is 1.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, 1 if a file failed, 2 if nothing could be started."""
     options = _options(arguments)
+    decoding = _decoding(options)
     try:
         models = {name: load(name, device=options.device, dtype=options.dtype) for name in options.model}
+        for model in models.values():
+            model.check_decoding(decoding)
         if options.output_dir:
             options.output_dir.mkdir(parents=True, exist_ok=True)
     except (ValueError, RuntimeError, AssertionError, OSError) as error:  # torch asserts that CUDA is there
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = 0
     for file in tqdm(options.files, unit="file", disable=len(options.files) == 1):
         try:
-            for name, transcript in _transcripts(file, models):
+            for name, transcript in _transcripts(file, models, decoding):
                 _give(options, file, name, transcript.in_case(options.case))
         except _Unusable as error:
             failed = _complain(str(error), status=1)
@@ -51,7 +56,9 @@ class _Unusable(Exception):
     """One file cannot be transcribed; the text names it and says why."""
 
 
-def _transcripts(file: Path, models: dict[str, Transcriber]) -> Iterator[tuple[str, Transcript]]:
+def _transcripts(
+    file: Path, models: dict[str, Transcriber], decoding: Beam | None
+) -> Iterator[tuple[str, Transcript]]:
     try:
         wave = audio.read(file)
     except audio.AudioError as error:
@@ -60,7 +67,7 @@ def _transcripts(file: Path, models: dict[str, Transcriber]) -> Iterator[tuple[s
         raise _Unusable(f"{file}: {error.strerror or error}") from error
     for name, model in models.items():
         try:
-            (transcript,) = model.transcribe([wave])
+            (transcript,) = model.transcribe([wave], decoding=decoding)
         except (
             RuntimeError
         ) as error:  # torch's type for all that goes wrong on a device, such as too little memory
@@ -140,11 +147,30 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--format", choices=FORMATS, default="text", help="srt and vtt are subtitles; json has word times")
     add("--output_dir", "--output-dir", type=Path, help="write one file per input and model here")
     add("--case", choices=["lower", "upper"], default="lower", help="case of the words")
+    ways = "the likeliest token of each frame, or a search for the likeliest text, which takes longer"
+    add("--decoding", choices=["greedy", "beam"], default="greedy", help=ways)
+    lm = "let the search go by a word n-gram: an ARPA file, or the bundled one when none is named"
+    add("--lm", nargs="?", type=Path, const=ngram.BUNDLED, metavar="ARPA", help=lm)
+    add(
+        "--hot_words",
+        "--hot-words",
+        type=_names,
+        default=[],
+        help="words and phrases that the search prefers: a,b",
+    )
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     add("--dtype", choices=DTYPES, help="(default: bfloat16 on cuda, float32 on cpu)")
     options = parser.parse_args(arguments)
+    if options.decoding == "greedy" and (options.lm or options.hot_words):
+        parser.error("--lm and --hot_words need --decoding beam")
     _check_outputs(parser, options)
     return options
+
+
+def _decoding(options: argparse.Namespace) -> Beam | None:
+    if options.decoding == "greedy":
+        return None
+    return Beam(hot_words=tuple(options.hot_words), lm=options.lm)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -155,7 +181,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 def _names(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     if not names or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: one or more different models, separated by commas")
+        raise argparse.ArgumentTypeError(f"{text!r}: one or more, all different, separated by commas")
     return names
 
 

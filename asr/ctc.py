@@ -135,7 +135,7 @@ class StreamDecoder:
 
     def push(self, log_probs: np.ndarray) -> None:
         """Hear the next piece, as `greedy` takes it, of any length. Raises what `greedy` raises."""
-        _check(log_probs, self._vocabulary)
+        check(log_probs, self._vocabulary)
         if not len(log_probs):
             return
         best = log_probs.argmax(axis=1)
@@ -225,7 +225,8 @@ def _runs(log_probs: np.ndarray, best: np.ndarray, start: int, vocabulary: Vocab
         )
 
 
-def _check(log_probs: np.ndarray, vocabulary: Vocabulary) -> None:
+def check(log_probs: np.ndarray, vocabulary: Vocabulary) -> None:
+    """Raise ValueError where scores are not [frames, vocabulary], or hold NaN."""
     if log_probs.ndim != 2 or log_probs.shape[1] != len(vocabulary):
         raise ValueError(f"log-probs must be [frames, {len(vocabulary)}], got {list(log_probs.shape)}")
     if np.isnan(log_probs).any():

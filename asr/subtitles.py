@@ -15,6 +15,10 @@ MIN_CUE_S = 1.0
 PAUSE_S = 0.8
 # CTC words end before their sound does, and a reader is glad of a moment.
 LINGER_S = 0.3
+# What is read comfortably; a cue of fast speech stays longer where there is room.
+READ_CHARACTERS_PER_S = 20.0
+# How much less even two lines may be for a pause between them.
+CHARACTERS_PER_PAUSE_S = 40.0
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ def cues(words: Sequence[Word]) -> list[Cue]:
     """Group words, in their order, into cues.
 
     A cue has at most two lines of 42 characters (a longer word keeps a line to itself) and lasts at most 7 s. Speech
-    is cut at every pause of 0.8 s, and what is still too long at its longest gap near the middle. A cue stays a
-    moment after its last word, at least a second in all, where the next cue leaves room for that.
+    is cut at every pause of 0.8 s, and what is still too long at its longest gap near the middle. Two lines are about
+    as long, or broken at a pause. A cue stays a moment after its last word, at least a second in all and as long as
+    20 characters a second take to read, where the next cue leaves room for that.
     """
     groups = [part for phrase in _phrases(words) for part in _split(phrase)]
     followers = [*groups[1:], None]
@@ -93,18 +98,28 @@ def _cut(words: list[Word]) -> int:
 
 
 def _lines(words: list[Word]) -> list[str]:
-    """One line where it is short enough, else the two whose longer one is shortest."""
-    text = " ".join(word.word for word in words)
+    """One line where it is short enough, else two that fit if any do: even ones, or parted by a pause."""
+    text = _text(words)
     if len(text) <= LINE_CHARACTERS or len(words) == 1:
         return [text]
-    breaks = [index for index, character in enumerate(text) if character == " "]
-    best = min(breaks, key=lambda index: max(index, len(text) - index - 1))
-    return [text[:best], text[best + 1 :]]
+
+    def unevenness(cut: int) -> tuple[bool, float]:
+        longer = max(len(_text(words[:cut])), len(_text(words[cut:])))
+        pause_s = words[cut].start - words[cut - 1].end
+        return longer > LINE_CHARACTERS, round(longer - CHARACTERS_PER_PAUSE_S * pause_s, 3)
+
+    best = min(range(1, len(words)), key=unevenness)
+    return [_text(words[:best]), _text(words[best:])]
+
+
+def _text(words: list[Word]) -> str:
+    return " ".join(word.word for word in words)
 
 
 def _cue(words: list[Word], follower: list[Word] | None) -> Cue:
     start = words[0].start
-    wished = min(max(words[-1].end + LINGER_S, start + MIN_CUE_S), start + MAX_CUE_S)
+    read_s = max(MIN_CUE_S, len(_text(words)) / READ_CHARACTERS_PER_S)
+    wished = min(max(words[-1].end + LINGER_S, start + read_s), start + MAX_CUE_S)
     return Cue(start, min(wished, follower[0].start) if follower else wished, _lines(words), words)
 
 

@@ -1,7 +1,7 @@
 """The door: load a model, hand it waveforms, get words."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +13,18 @@ from torch import Tensor
 
 from asr import checkpoint, stream
 from asr.audio import SAMPLE_RATE
+from asr.beam import BeamDecoder
 from asr.cache import StreamCache
 from asr.ctc import Vocabulary, Word, greedy
 from asr.encoder import ConformerCTC
 from asr.normalise import normalise
+from asr.search import Beam, BeamSearch, search_of
 
 # Attention is quadratic: a longer clip runs in windows of this length, and what each says within the margin of a cut,
 # where it lacks context, is left to its neighbour.
 WINDOW_FRAMES = 3_000
 MARGIN_FRAMES = 250
+Heard = Callable[[int, np.ndarray], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -86,7 +89,12 @@ class Transcriber:
         return digest.hexdigest()
 
     def log_probs(
-        self, waves: list[np.ndarray], *, chunk_frames: int | None = None, left_context_frames: int = 0
+        self,
+        waves: list[np.ndarray],
+        *,
+        chunk_frames: int | None = None,
+        left_context_frames: int = 0,
+        heard: Sequence[Heard | None] = (),
     ) -> list[np.ndarray]:
         """Log-probabilities of each clip, as if it were alone.
 
@@ -95,6 +103,8 @@ class Transcriber:
                 of over a minute runs by itself in overlapping windows, so that memory stays bounded.
             chunk_frames: None, or C for the chunk-masked whole forward (what a stream with chunks of C frames gives).
             left_context_frames: F, the frames before a chunk that it sees.
+            heard: none, or for each clip what is told of every window when it is done: its first frame, and its
+                log-probabilities from there to the next window's.
 
         Returns:
             float32 [frames, vocabulary] each; [0, vocabulary] for a clip under 400 samples.
@@ -106,12 +116,12 @@ class Transcriber:
         if chunk_frames is not None:
             return self._forward(waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames)
         long = [index for index, wave in enumerate(waves) if self.config.frames(len(wave)) > WINDOW_FRAMES]
-        found = dict(zip(long, [self._in_windows(waves[index]) for index in long], strict=True))
+        found = {index: self._in_windows(waves[index], heard[index] if heard else None) for index in long}
         rest = [index for index in range(len(waves)) if index not in found]
         found |= zip(rest, self._forward([waves[index] for index in rest]), strict=True)
         return [found[index] for index in range(len(waves))]
 
-    def _in_windows(self, wave: np.ndarray) -> np.ndarray:
+    def _in_windows(self, wave: np.ndarray, heard: Heard | None) -> np.ndarray:
         """Log-probabilities [frames, vocabulary] of one long clip, normalised as a whole."""
         config, frames = self.config, self.config.frames(len(wave))
         normed = normalise(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))[0].numpy()
@@ -124,6 +134,8 @@ class Transcriber:
             )  # the last window is a whole one, too
             window = normed[begin * config.hop_samples : end * config.hop_samples + config.tail_samples]
             parts.append(self._forward([window], normalised=True)[0][first - begin : last - begin])
+            if heard:
+                heard(first, parts[-1])
         return np.concatenate(parts)
 
     def _forward(self, waves: list[np.ndarray], **how: Any) -> list[np.ndarray]:
@@ -137,11 +149,53 @@ class Transcriber:
         return [clip[:length] for clip, length in zip(log_probs, frames.tolist(), strict=True)]
 
     def transcribe(
-        self, waves: list[np.ndarray], *, chunk_frames: int | None = None, left_context_frames: int = 0
+        self,
+        waves: list[np.ndarray],
+        *,
+        chunk_frames: int | None = None,
+        left_context_frames: int = 0,
+        heard: Sequence[Heard | None] = (),
+        decoding: Beam | None = None,
     ) -> list[Transcript]:
-        """Greedy transcripts of waves as `log_probs` takes them, in the same order."""
-        scores = self.log_probs(waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames)
-        return [self._transcript(wave, clip) for wave, clip in zip(waves, scores, strict=True)]
+        """Transcripts of waves as `log_probs` takes them, in the same order.
+
+        Args:
+            waves: as for `log_probs`, as are all others but `decoding`.
+            chunk_frames: see there.
+            left_context_frames: see there.
+            heard: see there.
+            decoding: None for greedy, or how to search with a beam.
+
+        Raises:
+            ValueError: as `log_probs`, or `decoding` cannot be used.
+            OSError: the file of its n-gram cannot be read.
+        """
+        scores = self.log_probs(
+            waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames, heard=heard
+        )
+        return [
+            self.transcript(clip, len(wave) / SAMPLE_RATE, decoding)
+            for wave, clip in zip(waves, scores, strict=True)
+        ]
+
+    def transcript(
+        self, log_probs: np.ndarray, duration_s: float, decoding: Beam | None = None
+    ) -> Transcript:
+        """What the scores [frames, vocabulary] of a clip of `duration_s` say. Raises as `transcribe` does."""
+        if decoding is None:
+            text, words = greedy(log_probs, self.vocabulary, self.seconds_per_frame)
+            return Transcript(text, words, duration_s)
+        decoder = BeamDecoder(self._search(decoding), self.seconds_per_frame)
+        decoder.push(log_probs)
+        return Transcript(decoder.text, decoder.words, duration_s)
+
+    def check_decoding(self, decoding: Beam | None) -> None:
+        """Raise what `transcribe` would for `decoding`, whatever it is to hear."""
+        if decoding:
+            _ = self._search(decoding).lm
+
+    def _search(self, decoding: Beam) -> BeamSearch:
+        return search_of(decoding, tuple(self.vocabulary.tokens))
 
     def new_cache(
         self, slots: int, *, chunk_frames: int, left_context_frames: int, dtype: str | None = None
@@ -197,10 +251,6 @@ class Transcriber:
             )
             log_probs = logits.float().log_softmax(-1).cpu().numpy()
         return [row[:length] for row, length in zip(log_probs, frames, strict=True)]
-
-    def _transcript(self, wave: np.ndarray, log_probs: np.ndarray) -> Transcript:
-        text, words = greedy(log_probs, self.vocabulary, self.seconds_per_frame)
-        return Transcript(text, words, len(wave) / SAMPLE_RATE)
 
 
 def load(

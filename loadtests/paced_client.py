@@ -89,11 +89,7 @@ class Client:
     async def run(self, pieces: Iterator[bytes], piece_ms: float, start: Message) -> None:
         """Speak and listen to the end. Raises OSError, WebSocketException, or Refused with the server's reason."""
         await self.socket.send(json.dumps({"type": "start", "sample_rate": self.rate, **start}))
-        ready = await self._next()
-        self.first_s = ready["latency_ms"] / 1000
-        self.chunk_s = (
-            self.first_s // 0.02 * 0.02
-        )  # on the server's grid of 20 ms, without the receptive field's tail
+        self.begin(await self._next())
         speaking = asyncio.ensure_future(self._speak(pieces, piece_ms))
         try:
             while (message := await self._next())["type"] != "done":
@@ -113,10 +109,7 @@ class Client:
             due = started + samples / self.rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             await self.socket.send(piece)
-            now = time.monotonic()
-            self.late_send_s.append(now - due)
-            self.heard_s.append(samples / self.rate)
-            self.sent_at.append(now)
+            self.sent(samples, due, time.monotonic())
         self.ended_at = time.monotonic()
         await self.socket.send(json.dumps({"type": "end"}))
 
@@ -125,6 +118,18 @@ class Client:
         if message["type"] == "error":
             raise Refused(f"{message['code']}: {message['message']}")
         return message
+
+    def begin(self, ready: Message) -> None:
+        """Keep how long the server's chunks are."""
+        self.first_s = ready["latency_ms"] / 1000
+        # On the server's grid of 20 ms, without the receptive field's tail.
+        self.chunk_s = self.first_s // 0.02 * 0.02
+
+    def sent(self, samples: int, due: float, now: float) -> None:
+        """Keep that so many samples, from the start on, were sent by now, and that they were due then."""
+        self.late_send_s.append(now - due)
+        self.heard_s.append(samples / self.rate)
+        self.sent_at.append(now)
 
     def note(self, message: Message, now: float) -> None:
         """Keep how long ago the sound of a message was sent."""

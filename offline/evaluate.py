@@ -15,6 +15,8 @@ served, a batch of them in one cache. A profile is one of
   640x10/int8              the same with its cache in int8; --cache_dtype model,int8 gives all streams in both
   naive-640x10             without a cache: every chunk and the 10 s before it run anew, as a clip of its own
 
+Their scores become text greedily, or by --decoding in several ways in one run, each an arm: mla+beam, mla+beam+lm.
+
 --output_file X.json is one object; X.jsonl beside it holds a line for each utterance (offline/evaluation/records.py):
 
   what      git_commit, device, machine, threads, versions, and per arm: model, profile, chunk_frames,
@@ -45,7 +47,7 @@ from typing import Any, NamedTuple
 from asr.transcriber import DTYPES
 from offline import cli, corpora, provenance, scoring, stock
 from offline.data import ManifestError, Utterance
-from offline.evaluation import joined, profiles
+from offline.evaluation import decodings, joined, profiles
 from offline.evaluation.changes import changed_frames
 from offline.evaluation.measure import Arm, Chosen, arms_of, environment, latency, load, measure
 from offline.evaluation.overview import markdown
@@ -74,6 +76,7 @@ SETTINGS = (
     "join_s",
     "check_frames",
 )
+SEARCH = ("decoding", "beam", "alpha", "beta", "hot_words", "boost")
 
 
 class Corpus(NamedTuple):
@@ -107,6 +110,7 @@ def parser() -> cli.Parser:
 
 def _add_ways(options: cli.Parser) -> None:
     add = options.add_argument
+    decodings.add_options(options)
     ways = f"{', '.join(profiles.CHOICES)}: a,b"
     add("--profile", type=cli.names, metavar="NAME", help=f"ways to hear, each an arm: {ways}")
     caches = "of streams: model (the model's own), int8, or both: a,b"
@@ -175,6 +179,8 @@ def settle(args: Namespace) -> list[Profile]:
         raise ValueError("--attn_implementation is of stock code: add --engine transformers")
     if args.engine == "transformers":
         args.attn_implementation = args.attn_implementation or "eager"  # as the leaderboard runs these models
+        if args.decoding != [decodings.GREEDY]:
+            raise ValueError("--engine transformers decodes greedily only: leave --decoding out")
         if chosen != [profiles.FULL]:
             raise ValueError("--engine transformers hears whole recordings only: leave the chunks out")
     if args.check_frames and not any(profile.streamed for profile in chosen):
@@ -199,6 +205,7 @@ def header(arms: Sequence[Arm], read_corpora: list[Corpus], args: Namespace) -> 
             },
             "dtype": str(arms[0].model.dtype).removeprefix("torch."),
             **{name: getattr(args, name) for name in SETTINGS},
+            **({name: getattr(args, name) for name in SEARCH} if args.decoding != [decodings.GREEDY] else {}),
             **({"pause_s": joined.PAUSE_S, "seed": joined.SEED} if args.join_s else {}),
             "chunk_frames": only.chunk_frames,
             "left_context_frames": None if only.chunk_frames is None else only.left_context_frames,
@@ -212,11 +219,11 @@ def evaluate(args: Namespace) -> tuple[dict[str, Any], list[Row]]:
     Raises:
         ValueError: ManifestError, CheckpointError, RecordError: what cannot be used, or gone on from.
     """
-    ways = settle(args)
+    ways, searches = settle(args), decodings.chosen(args)
     read_corpora = read(args)
     chosen: list[Chosen] = [(label, one) for _, label, utterances in read_corpora for one in utterances]
     named = bool(args.profile) or len(ways) > 1 or ways[0].int8
-    arms = arms_of(load(args), ways, named=named)
+    arms = arms_of(load(args), ways, named=named, ways=searches)
     record = Record(args.output_file, header(arms, read_corpora, args), args.overwrite)
     if record.finished:
         print(f"{args.output_file}: measured already; --overwrite measures anew")

@@ -33,7 +33,7 @@ class Stock(asr.Transcriber):
         ]
 
     def transcribe(
-        self, waves: list[np.ndarray], *, chunk_frames: int | None = None, left_context_frames: int = 0
+        self, waves: list[np.ndarray], *, chunk_frames: int | None = None, **_: Any
     ) -> list[Transcript]:
         """Texts by stock decoding, without words; a clip that is too short for one frame says nothing.
 

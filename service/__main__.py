@@ -15,6 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service import logs
 from service.app import create_app
 from service.settings import Settings
 from service.transcription import Transcription
@@ -63,9 +64,8 @@ def main(argv: list[str]) -> int:
     except ValidationError as error:
         print("python -m service: error:", *_reasons(error), sep="\n  ", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.set_up(settings.log_format, settings.log_level)
+    os.environ.pop("MLA_ASR_API_KEYS", None)  # the processes that decode uploads need not have them
     for name in sorted(os.environ):
         if name.startswith("MLA_ASR_") and name.removeprefix("MLA_ASR_").lower() not in Settings.model_fields:
             log.warning("%s is no setting; --help lists them", name)
@@ -84,6 +84,7 @@ def server_config(app: object, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         log_config=None,
+        access_log=False,  # `middleware` has a line for each request
         server_header=False,
         timeout_graceful_shutdown=settings.drain_timeout_s,
         # Above the limit, so that a message that is not much too large is told so.
@@ -98,7 +99,8 @@ def server_config(app: object, settings: Settings) -> uvicorn.Config:
 
 def _reasons(error: ValidationError) -> list[str]:
     def reason(option: str, given: object, message: str) -> str:
-        return f"--{option.replace('_', '-')} is {given!r}: {message.removeprefix('Value error, ')}"
+        shown = "" if option == "api_keys" else f" is {given!r}"
+        return f"--{option.replace('_', '-')}{shown}: {message.removeprefix('Value error, ')}"
 
     return [reason(str(e["loc"][0]), e["input"], e["msg"]) for e in error.errors(include_url=False)]
 

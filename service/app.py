@@ -5,23 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 from fastapi import FastAPI
 
 import asr
-from service import memory, middleware, slots, spool, stream_routes
+from asr import checkpoint, ngram
+from asr.encoder import ConformerCTC
+from service import device, keys, memory, middleware, openai_routes, slots, spool, stream_routes
 from service.batcher import Batcher, Limits
 from service.decoding import DecodePool
 from service.engine import Engine, Model
+from service.guard import Guard
+from service.keys import Keys
 from service.metrics import Metrics
 from service.routes import router
 from service.scheduler import Lane, Scheduler, StepLimits
 from service.schemas import ModelCard
+from service.searches import Searches
 from service.segments import Rules
 from service.settings import Settings
 from service.streams import Streams
@@ -46,9 +53,23 @@ def create_app(settings: Settings, loaders: Loaders | None = None) -> FastAPI:
     app.state.cards = {}
     app.state.service = _wire(settings, loaders or _loaders(settings, app))
     app.include_router(router)
+    app.include_router(openai_routes.router)
     app.include_router(stream_routes.router)
-    middleware.install(app)
+    app.add_middleware(
+        Guard, keys=_keys(settings), metrics=app.state.service.metrics, open_metrics=settings.open_metrics
+    )
+    middleware.install(app, settings.cors_origins)
     return app
+
+
+def _keys(settings: Settings) -> Keys:
+    fixed = keys.parse(settings.api_keys.get_secret_value()) if settings.api_keys else []
+    found = Keys(fixed, settings.api_keys_file, most_at_once=settings.max_requests_per_key)
+    if found.on:
+        log.info("API keys of %s", ", ".join(found.names))
+    else:
+        log.warning("no API keys: whoever reaches the port is served")
+    return found
 
 
 @asynccontextmanager
@@ -66,6 +87,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             # By now nobody waits for an answer: the server lets requests finish before it gets here.
             if not await asyncio.to_thread(service.engine.stop, ENGINE_STOP_S):
                 log.error("the engine is still busy after %g s: leaving it behind", ENGINE_STOP_S)
+            await asyncio.to_thread(service.searches.close)
             await asyncio.to_thread(service.decoder.close)
 
 
@@ -91,7 +113,10 @@ def _wire(settings: Settings, loaders: Loaders) -> Transcription:
         settings.profiles, engine.slots, scheduler.steps, rules=rules, buffer_s=settings.stream_buffer_s
     )
     _watch(settings, loaders, metrics, engine, scheduler.batcher)
-    return Transcription(settings, scheduler.batcher, engine, decoder, metrics, streams)
+    named = {"bundled": ngram.BUNDLED, "none": None}
+    lm = settings.search_lm if isinstance(settings.search_lm, Path) else named[settings.search_lm]
+    searches = Searches(settings.search_workers, lm)
+    return Transcription(settings, scheduler.batcher, engine, decoder, metrics, streams, searches)
 
 
 def _batcher(settings: Settings, models: Iterable[str]) -> Batcher:
@@ -99,6 +124,7 @@ def _batcher(settings: Settings, models: Iterable[str]) -> Batcher:
         settings.max_batch_frames,
         settings.max_batch_items,
         settings.max_queue_audio_s,
+        window=settings.batch_window,
         max_live_batch_frames=settings.max_live_batch_frames,
     )
     return Batcher(models, limits)
@@ -131,6 +157,8 @@ def _watch(
         },
     )
 
+    metrics.watch_states(models, lambda model: engine.states[model].status)
+
     def of_slots(name: str) -> Callable[[Lane], float]:
         return lambda lane: getattr(engine.slots[lane], name) if lane in engine.slots else 0
 
@@ -146,18 +174,40 @@ def _loaders(settings: Settings, app: FastAPI) -> Loaders:
 
 def _load(name: str, source: str, settings: Settings, app: FastAPI) -> Model:
     """Load one model (on the engine's thread) and note what it is."""
-    transcriber = asr.load(source, device=settings.device, dtype=settings.dtype)
+    choice = device.choose(
+        _parameters(source), device=settings.device, dtype=settings.dtype, threads=settings.threads
+    )
+    transcriber = asr.load(source, device=choice.device, dtype=choice.dtype)
     card = _card(name, transcriber)
     app.state.cards[name] = card
+    _set_threads(choice, app.state.cards)
+    log.info("model %r runs on %s", name, choice.why)
     facts = {"attention": transcriber.config.attention.kind, "parameters": str(transcriber.parameters)}
     facts |= {"dtype": card.dtype or "", "device": card.device or "", "sha256": card.sha256 or ""}
     app.state.service.metrics.model_loaded(name, transcriber.weight_bytes, facts)
     return transcriber
 
 
+def _parameters(source: str) -> int:
+    """How large a model is, by its configuration alone: no weights are read for it."""
+    with torch.device("meta"):
+        model = ConformerCTC(checkpoint.read_config(checkpoint.resolve(source)))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _set_threads(choice: device.Choice, cards: dict[str, ModelCard]) -> None:
+    """Threads are the process's, not a model's: the model that wants the most decides."""
+    if choice.threads:
+        threads = max([choice.threads, *(card.threads or 0 for card in cards.values())])
+        torch.set_num_threads(threads)
+        for card in cards.values():
+            card.threads = threads
+
+
 def _card(name: str, transcriber: asr.Transcriber) -> ModelCard:
     return ModelCard(
         id=name,
+        created=int(time.time()),
         language=str(transcriber.config.extra.get("language", "en")),
         attention=transcriber.config.attention.to_dict(),
         parameters=transcriber.parameters,
@@ -170,17 +220,17 @@ def _card(name: str, transcriber: asr.Transcriber) -> ModelCard:
 
 
 def _device(settings: Settings) -> str:
-    return settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return settings.device or device.default_device()
 
 
 def _gpu_gauges(settings: Settings) -> dict[str, Callable[[], float]]:
-    device = _device(settings)
-    if not device.startswith("cuda"):
+    gpu = _device(settings)
+    if not gpu.startswith("cuda"):
         return {}
     return {
-        "gpu_memory_allocated_bytes": partial(torch.cuda.memory_allocated, device),
-        "gpu_memory_reserved_bytes": partial(torch.cuda.memory_reserved, device),
-        "gpu_memory_peak_bytes": partial(torch.cuda.max_memory_allocated, device),
+        "gpu_memory_allocated_bytes": partial(torch.cuda.memory_allocated, gpu),
+        "gpu_memory_reserved_bytes": partial(torch.cuda.memory_reserved, gpu),
+        "gpu_memory_peak_bytes": partial(torch.cuda.max_memory_allocated, gpu),
     }
 
 

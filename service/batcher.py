@@ -10,13 +10,19 @@ batches. Nothing ever waits for a timer: whoever is queued when the engine asks 
 - Bound: `Overloaded` once `max_queue_audio_s` of audio are waiting. The clip that gets there may exceed it, so that a
   long one finds its way in under load as well.
 - Cancelled and expired requests leave the queue at once or when a batch is formed; they never reach the engine.
+- Late: a batch is formed when the engine asks for it, not while the one before it runs. That takes a fraction of a
+  millisecond, and whoever came meanwhile is in it, whoever left is not, and a step of live streams need not wait for
+  it. One made ahead would spare the device a wait only if its samples were padded and copied there meanwhile, as other
+  servers do; on a CPU that is work for the same cores.
+- Exact: clips are padded to the longest of the batch, not to a multiple. Round lengths serve graphs and compiled
+  kernels, one for each shape; nothing here is captured or compiled, and the more padding, the more arithmetic.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,7 +48,9 @@ class Limits:
 class Job:
     """A clip on its way through the device; times are of `time.monotonic()`.
 
-    `wave` is opaque here. `future` gets the engine's answer, or the reason why there is none.
+    `wave` is opaque here. `future` gets the engine's answer, or the reason why there is none. `heard` is told, on the
+    engine's thread, of each window of a long clip (see `asr.transcriber`); again from the first when it runs again.
+    `as_scores` asks for the scores of its frames instead of a transcript.
     """
 
     model: str
@@ -52,6 +60,8 @@ class Job:
     deadline: float
     submitted: float = field(default_factory=time.monotonic)
     future: Future[Any] = field(default_factory=Future)
+    heard: Callable[[int, Any], None] | None = None
+    as_scores: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,23 @@ class Model(stepper.StreamModel, Protocol):
     def config(self) -> FrameCount:
         """Tells how many frames so many samples give."""
 
-    def transcribe(self, waves: list[np.ndarray]) -> Sequence[Any]:
-        """float32 [samples] at 16 kHz each -> one transcript each."""
+    def transcribe(
+        self, waves: list[np.ndarray], *, heard: Sequence[Callable[[int, Any], None] | None] = ()
+    ) -> Sequence[Any]:
+        """float32 [samples] at 16 kHz each -> one transcript each; `heard` as in `asr.transcriber`."""
+
+    def log_probs(
+        self, waves: list[np.ndarray], *, heard: Sequence[Callable[[int, Any], None] | None] = ()
+    ) -> list[np.ndarray]:
+        """The same, but scores [frames, vocabulary] each."""
+
+    def transcript(self, log_probs: np.ndarray, duration_s: float) -> Any:
+        """What the scores of a clip say: `transcribe` is `log_probs` and then this."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A transcript, and what it took: waiting for the device, on the device, and in what company."""
+    """A transcript, or scores where the job asks for those; and what it took: waiting, on the device, in what company."""
 
     transcript: Any
     queue_s: float
@@ -225,7 +235,7 @@ class Engine:
     def _try(self, batch: Batch) -> Sequence[Any] | _Failure:
         """One transcript a job, or the failure: returned, not raised, so that no traceback holds memory."""
         try:
-            transcripts = self.models[batch.model].transcribe([job.wave for job in batch.jobs])
+            transcripts = self._transcripts(batch)
             if len(transcripts) != len(batch.jobs):
                 raise RuntimeError(f"{len(batch.jobs)} clips gave {len(transcripts)} transcripts")
             return transcripts
@@ -235,6 +245,18 @@ class Engine:
                 self._metrics.out_of_memory.labels(batch.model).inc()
                 return _Failure.MEMORY
             return _Failure.OTHER
+
+    def _transcripts(self, batch: Batch) -> Sequence[Any]:
+        model, waves = self.models[batch.model], [job.wave for job in batch.jobs]
+        heard = [job.heard for job in batch.jobs]
+        told = {"heard": heard} if any(heard) else {}
+        if not any(job.as_scores for job in batch.jobs):
+            return model.transcribe(waves, **told)
+        scores = model.log_probs(waves, **told)
+        return [
+            clip if job.as_scores else model.transcript(clip, job.audio_s)
+            for job, clip in zip(batch.jobs, scores, strict=True)
+        ]
 
     def _one_by_one(self, batch: Batch, failure: _Failure) -> None:
         if len(batch.jobs) == 1:

@@ -40,6 +40,18 @@ class BadRequest(ApiError):
     retryable = False
 
 
+class Unauthorized(BadRequest):
+    """No API key, or none that is known here."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        reason = ', error="invalid_token"' if self.code == "invalid_api_key" else ""
+        return {"WWW-Authenticate": f'Bearer realm="mla-asr"{reason}'}
+
+
 class NotFound(BadRequest):
     status = 404
     code = "not_found"

@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 REFUSALS = ("overloaded", "unavailable")
+OUTCOMES = ("ok", "client_error", *REFUSALS, "timeout", "cancelled", "error")
+KEY_REFUSALS = ("missing_api_key", "invalid_api_key", "key_busy")
+ROUTES = ("/transcribe", "/v1/audio/transcriptions")
+STATES = ("loading", "ready", "failed")
 GAUGES = {
     "requests_waiting": "Requests waiting for the device",
     "requests_running": "Requests on the device",
@@ -66,6 +71,11 @@ class Metrics:
         self.rejected = Counter(
             "asr_requests_rejected", "Requests refused", ["model", "reason"], registry=registry
         )
+        self.key_refusals = Counter(
+            "asr_key_refusals", "Requests refused for their API key", ["reason"], registry=registry
+        )
+        for reason in KEY_REFUSALS:
+            self.key_refusals.labels(reason)
         self.audio_seconds = Counter("asr_audio_seconds", "Audio transcribed", ["model"], registry=registry)
         self.frames = Counter(
             "asr_frames", "Frames on the device, without padding", ["model"], registry=registry
@@ -99,7 +109,7 @@ class Metrics:
             return Histogram(f"asr_stream_{name}_seconds", text, lane, registry=registry, buckets=SECONDS)
 
         self.streams_closed = Counter(
-            "asr_stream_closed", "Streams that ended, and why", ["model", "reason"], registry=registry
+            "asr_stream_closed", "Streams that ended, and why", ["model", "reason", "code"], registry=registry
         )
         self.late_steps = Counter(
             "asr_stream_late_steps", "Chunks heard later than they last", lane, registry=registry
@@ -117,10 +127,20 @@ class Metrics:
         for counter in (self.audio_seconds, self.frames, self.padding_frames, self.out_of_memory):
             for model in models:
                 counter.labels(model)
+        # Else the first failure of a kind would be no rise, and no alert would see it.
+        for labels in product((*models, NO_MODEL), ROUTES, OUTCOMES):
+            self.requests.labels(*labels)
         for name, read in gauges.items():
             gauge = Gauge(f"asr_{name}", GAUGES[name], ["model"], registry=self.registry)
             for model in models:
                 gauge.labels(model).set_function(partial(read, model))
+
+    def watch_states(self, models: Iterable[str], read: Callable[[str], str]) -> None:
+        """Make a gauge of each model and each of STATES: 1 for the one that `read` says, else 0."""
+        text = "1 for where the model stands"
+        gauge = Gauge("asr_model_state", text, ["model", "state"], registry=self.registry)
+        for model, state in product(models, STATES):
+            gauge.labels(model, state).set_function(partial(_is, read, model, state))
 
     def watch_streams(
         self, lanes: Iterable[tuple[str, str]], gauges: Mapping[str, Callable[[tuple[str, str]], float]]
@@ -165,8 +185,9 @@ class Metrics:
         """Count a final, or a partial, that was sent."""
         (self.final_latency if final else self.partial_latency).labels(*lane).observe(latency_s)
 
-    def stream_closed(self, model: str, reason: str) -> None:
-        self.streams_closed.labels(model, reason).inc()
+    def stream_closed(self, model: str, reason: str, code: int) -> None:
+        """Count a stream that ended; `code` is that of its WebSocket's close."""
+        self.streams_closed.labels(model, reason, str(code)).inc()
 
     @contextmanager
     def request(self, route: str) -> Iterator[RequestRecord]:
@@ -186,6 +207,10 @@ class Metrics:
 
     def expose(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def _is(read: Callable[[str], str], model: str, state: str) -> bool:
+    return read(model) == state
 
 
 def _outcome(error: BaseException) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,27 +14,43 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import ApiError, BadRequest, ClientGone, NotFound
 from service.schemas import Error, ErrorAnswer
 
 log = logging.getLogger(__name__)
+access = logging.getLogger("service.access")
 
+STARTS = ("http.response.start", "websocket.http.response.start")
+PROBES = ("/health", "/health/live", "/health/ready", "/metrics")  # asked every few seconds
+EXPOSED = ("X-Request-ID", "Server-Timing", "Retry-After")
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestContext:
-    """Gives each HTTP request an id (the client's X-Request-ID where it has one), and turns crashes into a 500."""
+    """Gives each request an id (its X-Request-ID where it has one) and a line in the log; a crash gives a 500."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        request_id, started, unread = _request_id(scope), False, _has_body(scope)
+        with logs.request(request_id=_request_id(scope)) as noted:
+            started = time.monotonic()
+            try:
+                await self._serve(scope, receive, send, noted)
+            finally:
+                if scope["type"] == "http":  # the end of a stream is logged where it ends
+                    noted["duration_s"] = round(time.monotonic() - started, 4)
+                    _log_end(scope, noted)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, noted: logs.Fields) -> None:
+        unread = scope["type"] == "http" and _has_body(scope)
 
         async def receive_to_end() -> Message:
             nonlocal unread
@@ -41,11 +59,10 @@ class RequestContext:
             return message
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
+            if message["type"] in STARTS:
+                noted["status"] = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
+                headers["X-Request-ID"] = noted["request_id"]
                 if unread and message["status"] >= 400:
                     headers["Connection"] = (
                         "close"  # else the rest of a refused upload would still be taken in
@@ -55,11 +72,22 @@ class RequestContext:
         try:
             await self._app(scope, receive_to_end, send_with_id)
         except Exception:
-            log.exception("request %s failed", request_id)
-            if not started:
-                await error_response(ApiError("something went wrong on the server"))(
-                    scope, receive, send_with_id
-                )
+            if scope["type"] == "websocket":
+                raise  # the server closes it
+            log.exception("request %s failed", noted["request_id"])
+            if "status" not in noted:
+                crash = error_response(ApiError("something went wrong on the server"))
+                await crash(scope, receive, send_with_id)
+
+
+def _log_end(scope: Scope, noted: logs.Fields) -> None:
+    """One line for an answer; without a status the client was gone before there was one."""
+    route = getattr(scope.get("route"), "path", "unknown")
+    fields = {"method": scope["method"], "route": route, **noted}
+    level = logging.WARNING if noted.get("status", 0) >= 500 else logging.INFO
+    if route in PROBES and level == logging.INFO:
+        level = logging.DEBUG
+    access.log(level, "%s %s %s", scope["method"], route, noted.get("status", "-"), extra=fields)
 
 
 def _has_body(scope: Scope) -> bool:
@@ -73,13 +101,29 @@ def _request_id(scope: Scope) -> str:
 
 
 def error_response(error: ApiError, headers: dict[str, str] | None = None) -> JSONResponse:
-    body = Error(type=error.type, code=error.code, message=error.message, param=error.param)
-    return JSONResponse(ErrorAnswer(error=body).model_dump(), error.status, headers=headers or error.headers)
+    logs.note(error=error.code)
+    return JSONResponse(error_body(error).model_dump(), error.status, headers=headers or error.headers)
 
 
-def install(app: FastAPI) -> None:
-    """Add the middleware and the handlers for every kind of exception that means an answer."""
+def error_body(error: ApiError) -> ErrorAnswer:
+    named = Error(type=error.type, code=error.code, message=error.message, param=error.param)
+    return ErrorAnswer(error=named)
+
+
+def install(app: FastAPI, cors_origins: Sequence[str] = ()) -> None:
+    """Add the middleware and the handlers for every kind of exception that means an answer.
+
+    Pages of `cors_origins` may read the answers in a browser. No cookies: who may ask is a matter of keys.
+    """
     app.add_middleware(RequestContext)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
     handlers: dict[Any, Any] = {
         ApiError: _api_error,
         HTTPException: _http_error,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,15 @@ from service.schemas import (
 from service.schemas import (
     Transcription as TranscriptionAnswer,
 )
-from service.transcription import Transcription
+from service.transcription import Transcription, parse_options
 
 PAGE = Path(__file__).parent / "static" / "index.html"
 router = APIRouter()
 
 
-def transcribe_docs() -> dict[str, Any]:
-    """OpenAPI of /transcribe, which reads its own body so that it can count and refuse it while it arrives."""
-    schema = TranscribeOptions.model_json_schema()
+def form_docs(options_kind: type[TranscribeOptions]) -> dict[str, Any]:
+    """OpenAPI of a route that reads its own body, so that it can count and refuse it while it arrives."""
+    schema = options_kind.model_json_schema()
     binary = {"type": "string", "format": "binary"}
     options = schema["properties"]
     form = {"type": "object", "required": ["file"], "properties": {"file": binary, **options}}
@@ -46,38 +47,44 @@ def transcribe_docs() -> dict[str, Any]:
     "/transcribe",
     response_model=TranscriptionAnswer,
     responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
-    openapi_extra=transcribe_docs(),
+    openapi_extra=form_docs(TranscribeOptions),
 )
 async def transcribe(request: Request) -> Response:
     """Turn one audio file into words. Options are taken from the query or the form."""
-    service = _service(request)
+    service = service_of(request)
     with service.metrics.request("/transcribe") as record:
-        options, answer, phases = await service.run(request, record)
+        parse = partial(parse_options, kind=TranscribeOptions)
+        options, answer, phases = await service.run(request, record, parse)
         # In a thread: an hour in words would hold up everyone else's request.
-        language = _card(request, options.model).language
+        language = card(request, options.model).language
         response = await asyncio.to_thread(answers.render, options, answer, language)
-    response.headers["Server-Timing"] = ", ".join(
-        f"{k};dur={v * 1000:.1f}" for k, v in phases.seconds.items()
-    )
+    response.headers["Server-Timing"] = phases.header
     return response
 
 
 @router.get("/v1/models", response_model_exclude_none=True)
 async def models(request: Request) -> ModelList:
-    """The configured models."""
-    states = _service(request).engine.states
-    profiles = _profiles(_service(request))
-    cards = [
-        _card(request, name).model_copy(update={"status": state.status, "profiles": profiles.get(name)})
-        for name, state in states.items()
-    ]
-    return ModelList(data=cards)
+    """The configured models, and the aliases of them."""
+    service = service_of(request)
+    names = [*service.engine.states, *service.settings.model_aliases]
+    return ModelList(data=[_full_card(request, name) for name in names])
+
+
+@router.get(
+    "/v1/models/{name:path}", response_model_exclude_none=True, responses={404: {"model": ErrorAnswer}}
+)
+async def model(request: Request, name: str) -> ModelCard:
+    """One of them."""
+    service = service_of(request)
+    if name not in service.engine.states and name not in service.settings.model_aliases:
+        raise service.no_model(name)
+    return _full_card(request, name)
 
 
 @router.get("/health/live", response_model=None)
 async def live(request: Request) -> Response:
     """200 while the engine shows signs of life; else this process should be restarted."""
-    service = _service(request)
+    service = service_of(request)
     alive = service.engine.alive
     body = {
         "status": "ok" if alive else "failed",
@@ -90,14 +97,14 @@ async def live(request: Request) -> Response:
 @router.get("/health/ready", response_model=Health)
 async def ready(request: Request) -> Response:
     """200 while at least one model takes requests; the body says where each stands, and why."""
-    service = _service(request)
+    service = service_of(request)
     health = _health(service)
     return JSONResponse(health.model_dump(exclude_none=True), 200 if health.status == "ok" else 503)
 
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
-    return Response(_service(request).metrics.expose(), media_type=CONTENT_TYPE)
+    return Response(service_of(request).metrics.expose(), media_type=CONTENT_TYPE)
 
 
 @router.get("/", include_in_schema=False)
@@ -105,14 +112,24 @@ async def page() -> Response:
     return FileResponse(PAGE)
 
 
-def _service(request: Request) -> Transcription:
+def service_of(request: Request) -> Transcription:
     service: Transcription = request.app.state.service
     return service
 
 
-def _card(request: Request, name: str) -> ModelCard:
+def card(request: Request, name: str) -> ModelCard:
+    """What is known of the model of that name since it was loaded."""
     cards: dict[str, ModelCard] = request.app.state.cards
     return cards.get(name, ModelCard(id=name))
+
+
+def _full_card(request: Request, name: str) -> ModelCard:
+    """The card of a model, or of an alias: where it stands, and how live streams of it can be had."""
+    service = service_of(request)
+    model = service.settings.model_aliases.get(name, name)
+    facts = {"status": service.engine.states[model].status, "profiles": _profiles(service).get(model)}
+    alias = {} if name == model else {"id": name, "alias_of": model}
+    return card(request, model).model_copy(update=facts | alias)
 
 
 def _profiles(service: Transcription) -> dict[str, list[ProfileCard]]:

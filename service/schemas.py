@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 ResponseFormat = Literal["json", "verbose_json", "text", "srt", "vtt"]
 Granularity = Literal["word", "segment"]
+Decoding = Literal["greedy", "beam"]
+MAX_HOT_WORDS, MAX_HOT_WORD_CHARACTERS = 100, 50
+IGNORED = "Accepted, and ignored, as X-Ignored-Options tells."
 
 
 class TranscribeOptions(BaseModel):
@@ -23,12 +28,76 @@ class TranscribeOptions(BaseModel):
         description="Times to include, for json and verbose_json; may be repeated.",
     )
     case: Literal["lower", "upper"] = Field("lower", description="Case of the text.")
+    decoding: Decoding = Field(
+        "greedy", description="beam searches for the likeliest text, and takes longer."
+    )
+    hot_words: str = Field(
+        "",
+        description="Words and phrases to prefer, parted by commas, with decoding=beam; at most 100, of 50 characters.",
+    )
     timeout_s: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
-        description="Longest time for the whole request, in seconds (504 after it).",
+        description="Longest time for the whole request, in seconds (504 after it); without it, the longer the audio, "
+        "the longer.",
     )
+
+    @field_validator("hot_words")
+    @classmethod
+    def _few_and_short(cls, value: str, info: ValidationInfo) -> str:
+        check_hot_words(phrases(value), info.data.get("decoding"))
+        return value
+
+
+def phrases(text: str) -> tuple[str, ...]:
+    """The phrases between commas, without those that are empty."""
+    return tuple(phrase.strip() for phrase in text.split(",") if phrase.strip())
+
+
+def check_hot_words(given: Sequence[str], decoding: Decoding | None) -> None:
+    """Raise, as pydantic has it, where there are too many, one is too long, or nothing will look for them."""
+    longest = max(map(len, given), default=0)
+    if given and decoding == "greedy":
+        raise PydanticCustomError("hot_words", "Hot words need decoding=beam")
+    if len(given) > MAX_HOT_WORDS:
+        raise PydanticCustomError(
+            "hot_words",
+            "{count} phrases; the limit is {limit}",
+            {"count": len(given), "limit": MAX_HOT_WORDS},
+        )
+    if longest > MAX_HOT_WORD_CHARACTERS:
+        raise PydanticCustomError(
+            "hot_words",
+            "A phrase of {count} characters; the limit is {limit}",
+            {"count": longest, "limit": MAX_HOT_WORD_CHARACTERS},
+        )
+
+
+class OpenAIOptions(TranscribeOptions):
+    """Options of /v1/audio/transcriptions: OpenAI's, and ours beside them."""
+
+    stream: bool = Field(
+        False, description="Send events as the text is made; for json and text, which give the same events."
+    )
+    language: str = Field(
+        "",
+        description="The model's own language; another is refused. X-Ignored-Options tells that it changes nothing.",
+    )
+    prompt: Any = Field(None, description=IGNORED)
+    temperature: Any = Field(None, description=IGNORED)
+    include: Any = Field(None, description=IGNORED)
+    chunking_strategy: Any = Field(None, description=IGNORED)
+    keywords: Any = Field(None, description=IGNORED)
+    languages: Any = Field(None, description=IGNORED)
+    known_speaker_names: Any = Field(None, description=IGNORED)
+    known_speaker_references: Any = Field(None, description=IGNORED)
+
+    @property
+    def ignored(self) -> list[str]:
+        """The options given that change nothing."""
+        fields = type(self).model_fields
+        return sorted(n for n in self.model_fields_set if n == "language" or fields[n].description == IGNORED)
 
 
 class Word(BaseModel):
@@ -70,6 +139,66 @@ class Transcription(BaseModel):
     timing: Timing
 
 
+class Usage(BaseModel):
+    """OpenAI's measure of a request: seconds of audio."""
+
+    type: Literal["duration"] = "duration"
+    seconds: float
+
+
+class OpenAITranscription(BaseModel):
+    """OpenAI's answer in `json`."""
+
+    text: str
+    usage: Usage
+
+
+class OpenAIWord(BaseModel):
+    word: str
+    start: float
+    end: float
+
+
+class OpenAISegment(Segment):
+    """OpenAI's segment. What of it comes from how Whisper works has the value that says nothing is wrong.
+
+    `avg_logprob` is the mean of the words' log confidences; `tokens` is empty.
+    """
+
+    seek: int = 0
+    tokens: list[int] = []
+    temperature: float = 0.0
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float = 0.0
+
+
+class OpenAIVerbose(BaseModel):
+    """OpenAI's answer in `verbose_json`."""
+
+    task: Literal["transcribe"] = "transcribe"
+    language: str
+    duration: float
+    text: str
+    words: list[OpenAIWord] | None = None
+    segments: list[OpenAISegment] | None = None
+    usage: Usage
+
+
+class TextDelta(BaseModel):
+    """More of the text; the deltas, joined as they are, are the text."""
+
+    type: Literal["transcript.text.delta"] = "transcript.text.delta"
+    delta: str
+
+
+class TextDone(BaseModel):
+    """The last event of a stream: the whole text."""
+
+    type: Literal["transcript.text.done"] = "transcript.text.done"
+    text: str
+
+
 class ClientMessage(BaseModel):
     """What a client of /stream sends as text; audio comes in binary messages."""
 
@@ -84,6 +213,14 @@ class Start(ClientMessage):
     encoding: Literal["pcm_s16le", "pcm_f32le"] = Field("pcm_s16le", description="mono samples")
     profile: str | None = Field(None, description="latency and context; /v1/models lists them")
     words: bool = Field(False, description="whether finals come with their words' times")
+    decoding: Decoding = Field("greedy", description="beam searches for the likeliest text")
+    hot_words: list[str] = Field([], description="words and phrases to prefer; with decoding beam")
+
+    @field_validator("hot_words")
+    @classmethod
+    def _few_and_short(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        check_hot_words(value, info.data.get("decoding"))
+        return value
 
 
 class Flush(ClientMessage):
@@ -137,11 +274,16 @@ class ProfileCard(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """One model; sizes in bytes. Without `attention` and the rest where the model did not load."""
+    """One model; sizes in bytes. Without `attention` and the rest where the model did not load.
+
+    `created` is when it was loaded, in seconds since 1970; `alias_of` names the model that an alias stands for.
+    """
 
     id: str
     object: Literal["model"] = "model"
+    created: int = 0
     owned_by: str = "mla-asr"
+    alias_of: str | None = None
     status: Literal["loading", "ready", "failed"] = "loading"
     language: str = "en"
     attention: dict[str, Any] | None = None
@@ -150,6 +292,7 @@ class ModelCard(BaseModel):
     cache_bytes_per_second: float | None = None
     device: str | None = None
     dtype: str | None = None
+    threads: int | None = None
     sha256: str | None = None
     profiles: list[ProfileCard] | None = None
 

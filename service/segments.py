@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asr.beam import BeamDecoder
 from asr.ctc import StreamDecoder, Word
+
+Decoder = StreamDecoder | BeamDecoder
 
 
 @dataclass(frozen=True)
@@ -48,37 +51,46 @@ class Final:
 class Segments:
     """One stream's text, cut into segments numbered from 0."""
 
-    def __init__(self, decoder: StreamDecoder, seconds_per_frame: float, rules: Rules) -> None:
-        self._decoder, self._seconds_per_frame, self._rules = decoder, seconds_per_frame, rules
+    def __init__(self, decoder: Decoder, seconds_per_frame: float, rules: Rules) -> None:
+        self.decoder, self._seconds_per_frame, self._rules = decoder, seconds_per_frame, rules
         self._number = 0
         self._shown = ""  # what the client takes for the segment's text
         self._since_s = 0.0
 
     def push(self, log_probs: np.ndarray) -> list[Partial | Final]:
         """Scores [frames, vocabulary] to what there is to say: finals, and a partial where the text has changed."""
-        self._decoder.push(log_probs)
+        self.decoder.push(log_probs)
+        return self.heard(self.decoder)
+
+    def heard(self, decoder: Decoder) -> list[Partial | Final]:
+        """The same once `decoder`, which goes on from the one so far, has heard the scores."""
+        self.decoder = decoder
         finals = []
         while count := self._complete():
             finals.append(self._final(count))
-        return [*finals, *self._partial(self._decoder)]
+        return [*finals, *self._partial(self.decoder)]
 
     def preview(self, log_probs: np.ndarray) -> list[Partial | Final]:
         """What `push` would make of the text, without hearing it."""
-        decoder = self._decoder.copy()
+        decoder = self.decoder.copy()
         decoder.push(log_probs)
+        return self.tried(decoder)
+
+    def tried(self, decoder: Decoder) -> list[Partial | Final]:
+        """The same of a decoder that has heard it, in place of the one that goes on."""
         return list(self._partial(decoder))
 
     def end(self) -> list[Partial | Final]:
         """The last final, where there is text, or has been."""
-        return [self._final(len(self._decoder.words))] if self._decoder.words or self._shown else []
+        return [self._final(len(self.decoder.words))] if self.decoder.words or self._shown else []
 
     @property
     def _now_s(self) -> float:
-        return self._decoder.frames * self._seconds_per_frame
+        return self.decoder.frames * self._seconds_per_frame
 
     def _complete(self) -> int:
         """How many words make a segment that is over; 0 while it goes on."""
-        words = self._decoder.words
+        words = self.decoder.words
         starts = [word.start for word in words[1:]] + [self._now_s]
         for count, (word, after_s) in enumerate(zip(words, starts, strict=False), 1):
             if _span_s(word.end, after_s) >= self._rules.silence_s:
@@ -87,18 +99,18 @@ class Segments:
         self._since_s += silent_s - silent_s % self._rules.empty_s
         if _span_s(self._since_s, self._now_s) < self._rules.longest_s:
             return 0
-        finished = self._decoder.finished
+        finished = self.decoder.finished
         fit = [word for word in finished if _span_s(self._since_s, word.end) <= self._rules.longest_s]
         return len(fit or finished[:1])
 
     def _final(self, count: int) -> Final:
-        words = self._decoder.cut(count)
+        words = self.decoder.cut(count)
         start, end = (words[0].start, words[-1].end) if words else (self._now_s, self._now_s)
         final = Final(self._number, " ".join(word.word for word in words), words, start, end)
         self._number, self._shown, self._since_s = self._number + 1, "", end
         return final
 
-    def _partial(self, decoder: StreamDecoder) -> list[Partial]:
+    def _partial(self, decoder: Decoder) -> list[Partial]:
         text = decoder.text
         if text == self._shown:
             return []

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from asr.audio import SAMPLE_RATE
+from asr.beam import BeamDecoder
 from asr.ctc import StreamDecoder
 from service.scheduler import Piece, StepQueue
-from service.segments import Final, Partial, Rules, Segments
+from service.segments import Decoder, Final, Partial, Rules, Segments
 from service.slots import Slots
 from service.stepper import Heard
 
@@ -108,6 +109,7 @@ class Usage:
 
 
 Event = Partial | Final | Flushed
+Search = Callable[[BeamDecoder, np.ndarray], Awaitable[BeamDecoder]]  # see `searches.Searches.hear`
 
 
 class Session:
@@ -116,15 +118,19 @@ class Session:
     def __init__(self, slots: Slots, slot: int, steps: StepQueue, *, rules: Rules, buffer_s: float) -> None:
         self.slots = slots
         self.usage = Usage()
-        self._slot, self._steps = slot, steps
-        decoder = StreamDecoder(slots.vocabulary, slots.seconds_per_frame)
-        self._segments = Segments(decoder, slots.seconds_per_frame, rules)
+        self._slot, self._steps, self._rules = slot, steps, rules
+        self._segments = self._segments_of(StreamDecoder(slots.vocabulary, slots.seconds_per_frame))
+        self._search: Search | None = None
         self._inbox = Inbox()
         self._buffer_samples = max(int(buffer_s * SAMPLE_RATE), slots.chunk_samples + slots.tail_samples)
         self._came, self._went = asyncio.Event(), asyncio.Event()
         self._started: float | None = None  # when the first sample arrived
         self._tried = 0  # samples of the part of a chunk that the latest flush has tried
         self._piece: Piece | None = None  # the latest that went to the device
+
+    def search_with(self, search: Search, decoder: BeamDecoder) -> None:
+        """Have a beam search make the text, from `decoder` on; before anything is heard."""
+        self._search, self._segments = search, self._segments_of(decoder)
 
     async def room(self) -> None:
         """Wait until the buffer is not full."""
@@ -181,10 +187,10 @@ class Session:
 
     async def _hear(self, work: Work, since: float) -> list[Event]:
         if work.mark is None:
-            return [*self._segments.push(await self._step(work, since, keep=True))]
+            return [*await self._said(await self._step(work, since, keep=True))]
         if work.mark.kind == "flush":
             return [*await self._try(work), Flushed(work.mark.id)]
-        said = self._segments.push(await self._step(work, since, keep=True)) if len(work.samples) else []
+        said = await self._said(await self._step(work, since, keep=True)) if len(work.samples) else []
         finals = [event for event in said if isinstance(event, Final)]  # of a partial the final comes at once
         return [*finals, *self._segments.end()]
 
@@ -193,7 +199,17 @@ class Session:
             return []
         heard = await self._step(work, work.arrived, keep=False)
         self._tried = len(work.samples)
+        if self._search and isinstance(decoder := self._segments.decoder, BeamDecoder):
+            return self._segments.tried(await self._search(decoder, heard))
         return self._segments.preview(heard)
+
+    async def _said(self, heard: np.ndarray) -> list[Partial | Final]:
+        if self._search and isinstance(decoder := self._segments.decoder, BeamDecoder):
+            return self._segments.heard(await self._search(decoder, heard))
+        return self._segments.push(heard)
+
+    def _segments_of(self, decoder: Decoder) -> Segments:
+        return Segments(decoder, self.slots.seconds_per_frame, self._rules)
 
     async def _step(self, work: Work, since: float, *, keep: bool) -> np.ndarray:
         """The scores of a chunk, of which there is one on the device at a time."""

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service import keys
 
 MIB = 2**20
 FRAME_MS = 20  # of all models of this architecture
@@ -35,6 +37,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="MLA_ASR_",
+        cli_implicit_flags=True,
         extra="forbid",
         cli_prog_name="python -m service",
         cli_kebab_case=True,
@@ -47,17 +50,36 @@ class Settings(BaseSettings):
         description="name=source pairs (repeat the option, or part them by commas); "
         "a source is a bundled name, a folder or a hub id",
     )
+    model_aliases: Annotated[dict[str, str], NoDecode] = Field(
+        {},
+        description="alias=name pairs: further names of models, for clients that ask for one of their own, such as "
+        "whisper-1=mla",
+    )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     device: str | None = Field(None, description="torch device, such as cpu or cuda:0; chosen when not given")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="type of weights and arithmetic; chosen when not given"
     )
+    threads: int | None = Field(
+        None, ge=1, description="threads of one operation on a CPU; chosen when not given"
+    )
 
     max_upload_bytes: int = Field(200 * MIB, gt=0, description="largest request body (413 above)")
     max_audio_s: float = Field(3600.0, gt=0, description="longest clip (413 above)")
     max_timeout_s: float = Field(
-        600.0, gt=0, description="longest time for a request, upload included; the default of timeout_s"
+        3900.0, gt=0, description="longest time for a request, upload included, whatever its timeout_s"
+    )
+    upload_timeout_s: float = Field(
+        600.0, gt=0, description="longest time for the upload of a request without timeout_s"
+    )
+    base_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        description="time for a request without timeout_s, from when its audio is decoded, beside timeout_per_audio_s",
+    )
+    timeout_per_audio_s: float = Field(
+        1.0, ge=0, description="what each second of audio adds to base_timeout_s"
     )
     upload_idle_s: float = Field(30.0, gt=0, description="longest pause within an upload (408 above)")
     decode_timeout_s: float = Field(120.0, gt=0, description="longest time to decode one upload")
@@ -68,12 +90,22 @@ class Settings(BaseSettings):
         "which is 2 GiB for an hour",
     )
     decode_workers: int = Field(2, ge=1, description="processes that decode uploads")
+    search_workers: int = Field(
+        1, ge=1, description="processes that search with decoding=beam; they start when they are first needed"
+    )
+    search_lm: Literal["bundled", "none"] | Path = Field(
+        "bundled",
+        description="word n-gram that decoding=beam goes by: bundled, none, or an ARPA file, plain or gzip-compressed",
+    )
     max_requests: int = Field(256, ge=1, description="requests in work at once (429 above)")
 
     max_batch_frames: int = Field(
         6_000, ge=1, description="longest clip x number of clips in a batch, in 20 ms frames"
     )
     max_batch_items: int = Field(32, ge=1, description="clips in a batch")
+    batch_window: int = Field(
+        64, ge=1, description="how many of the oldest requests a batch is chosen from, by length"
+    )
     max_queue_audio_s: float = Field(3600.0, gt=0, description="audio waiting for the device (429 above)")
 
     stream_memory: str = Field(
@@ -136,6 +168,28 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log line"
     )
+    log_format: Literal["text", "json"] = Field("text", description="form of the log's lines")
+    log_transcripts: bool = Field(False, description="write what was said into the log")
+
+    api_keys_file: Path | None = Field(
+        None,
+        description="file of API keys, such as a Docker secret: name:key or name:sha256$hash, one a line; read again "
+        "when it changes. Without keys anyone may call",
+    )
+    api_keys: SecretStr | None = Field(
+        None,
+        description="the same, parted by commas or lines; best as MLA_ASR_API_KEYS: others on the machine can read a "
+        "command line",
+    )
+    max_requests_per_key: int | None = Field(
+        None, ge=1, description="requests and live streams of one key's name at once (429 above)"
+    )
+    open_metrics: bool = Field(False, description="/metrics without a key, where there are keys")
+    cors_origins: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="web pages that may read answers in a browser: https://host, parted by commas, or * for all; none "
+        "by default",
+    )
 
     @property
     def decode_memory_bytes(self) -> int:
@@ -152,6 +206,13 @@ class Settings(BaseSettings):
         """What `stream_profiles` says."""
         return [_profile(name, sizes) for name, sizes in self.stream_profiles.items()]
 
+    @field_validator("search_lm")
+    @classmethod
+    def _readable(cls, value: str | Path) -> str | Path:
+        if isinstance(value, Path) and not value.is_file():
+            raise ValueError(f"no file {value}; choices: bundled, none, an ARPA file")
+        return value
+
     @field_validator("stream_memory", mode="before")
     @classmethod
     def _an_amount(cls, value: Any) -> str:
@@ -165,14 +226,14 @@ class Settings(BaseSettings):
             _profile(name, sizes)
         return value
 
-    @field_validator("models", "stream_profiles", mode="before")
+    @field_validator("models", "model_aliases", "stream_profiles", mode="before")
     @classmethod
     def _pairs(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
             return value
         if value.lstrip().startswith("{"):
             return json.loads(value)
-        split = _pair if info.field_name == "models" else _sizes
+        split = _sizes if info.field_name == "stream_profiles" else _pair
         return dict(map(split, value.split(",")))
 
     @field_validator("models")
@@ -180,6 +241,47 @@ class Settings(BaseSettings):
     def _named(cls, value: dict[str, str]) -> dict[str, str]:
         for name, source in value.items():
             _pair(f"{name}={source}")
+        return value
+
+    @field_validator("model_aliases")
+    @classmethod
+    def _of_models(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        models = info.data.get("models", {})
+        for alias, name in value.items():
+            if name not in models or alias in models:
+                raise ValueError(
+                    f"{alias}={name} is not alias=name, with the name of a model: {', '.join(models)}"
+                )
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _hashed(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        entries = keys.parse(value.get_secret_value().replace(",", "\n"))
+        return SecretStr("\n".join(f"{name}:sha256${digest}" for name, digest in entries))
+
+    @field_validator("api_keys_file")
+    @classmethod
+    def _has_keys(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            keys.read(value)
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+                raise ValueError(f"{origin!r} is no origin, such as https://example.org, nor *")
         return value
 
     @field_validator("spool_dir")

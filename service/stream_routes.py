@@ -28,7 +28,8 @@ from typing import Any
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from service import messages
+from asr.beam import BeamDecoder
+from service import guard, logs, messages
 from service.errors import ApiError, BadRequest, ClientGone, StreamOver, TooLarge, Unavailable
 from service.metrics import NO_MODEL
 from service.pcm import PcmReader
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 router = APIRouter()
 
 CLOSE_CODES = {400: 1007, 404: 1008, 408: 1008, 413: 1009, 429: 1013, 500: 1011, 503: 1013}
-MAX_TEXT = 4096
+MAX_TEXT = 8192  # a start with all the hot words that there may be
 PIECE_BYTES = 32 * 1024  # no more than this is converted at a time, so that others get their turn
 GOODBYE_S = 5.0  # for the last words to a client that may not be listening
 
@@ -58,9 +59,10 @@ class Connection:
         self.id = uuid.uuid4().hex
         self._socket, self._service, self._settings = socket, service, service.settings
         self._model = NO_MODEL
+        self._code = 1006  # of the close: gone without one
         self._timer: asyncio.Timeout | None = None
         self._stopped: ApiError | None = None
-        self._ends_at = math.inf
+        self._began, self._ends_at = time.monotonic(), math.inf
 
     async def run(self) -> None:
         """Serve the stream, and close it in every case with a reason that is told and counted."""
@@ -72,12 +74,19 @@ class Connection:
             reason = "cancelled"
             raise
         finally:
-            self._service.metrics.stream_closed(self._model, reason)
-            log.info("stream %s of %s: %s", self.id, self._model, reason)
+            self._service.metrics.stream_closed(self._model, reason, self._code)
+            self._log_end(reason)
+
+    def _log_end(self, reason: str) -> None:
+        """The stream's line: the session's id, the model, why it ended, how long it lasted and what it has taken."""
+        lasted_s = round(time.monotonic() - self._began, 3)
+        fields = {"session_id": self.id, "model": self._model, "reason": reason, "code": self._code}
+        fields |= {"duration_s": lasted_s} | logs.noted("key", "profile", "audio_s")
+        log.info("stream ended", extra=fields)
 
     async def _run(self) -> str:
         try:
-            await self._socket.accept()
+            await self._socket.accept(subprotocol=guard.subprotocol(self._socket))
             await self._serve()
             await self._close(1000)
             return "end"
@@ -95,12 +104,25 @@ class Connection:
         start = await self._start()
         reader = PcmReader(start.encoding, start.sample_rate)
         self._ends_at = asyncio.get_running_loop().time() + self._settings.max_stream_s
+        search = self._search(start)
         with self._service.streams.open(self._model, start.profile) as session:
+            if search:
+                session.search_with(self._service.searches.hear, search)
             await self._send(**messages.ready(self.id, session.slots))
-            over = await self._converse(session, reader, start.words)
+            logs.note(profile=session.slots.profile.name)
+            try:
+                over = await self._converse(session, reader, start.words)
+            finally:
+                logs.note(audio_s=round(session.usage.audio_s, 3))
         if over:
             raise over
         await self._send(**messages.done(session.usage))
+
+    def _search(self, start: Start) -> BeamDecoder | None:
+        if start.decoding == "greedy":
+            return None
+        model = self._service.engine.models[self._model]
+        return self._service.searches.decoder(model, tuple(start.hot_words))
 
     def _checked_model(self) -> str:
         """The model that the query names. Raises what stands in the way of serving it."""
@@ -213,6 +235,8 @@ class Connection:
         lane, metrics = session.slots.lane, self._service.metrics
         async for event, since in session.events():
             await self._send(**messages.said(event, words=words))
+            if self._settings.log_transcripts and isinstance(event, Final):
+                log.info("stream said", extra={"session_id": self.id, "text": event.text})
             if not isinstance(event, Flushed):
                 latency_s = max(0.0, time.monotonic() - since)
                 metrics.stream_said(lane, final=isinstance(event, Final), latency_s=latency_s)
@@ -234,6 +258,7 @@ class Connection:
                 await self._close(code, error.code)
 
     async def _close(self, code: int, reason: str = "") -> None:
+        self._code = code
         with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self._socket.close(code, reason)

@@ -4,44 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
 
+from asr import Transcript
 from asr.audio import SAMPLE_RATE
-from service import spool, uploads
+from service import logs, spool, uploads
 from service.batcher import Batcher, Job
 from service.decoding import DecodePool
 from service.engine import Answer, Engine
 from service.errors import BadRequest, ClientGone, DeadlineExceeded, NotFound, Overloaded, Unavailable
 from service.metrics import Metrics, RequestRecord
-from service.schemas import TranscribeOptions
+from service.schemas import TranscribeOptions, phrases
+from service.searches import Searches
 from service.settings import Settings
 from service.streams import Streams
+from service.timing import Limit, Phases
 
 T = TypeVar("T")
+Options = TypeVar("Options", bound=TranscribeOptions)
 Items = list[tuple[str, str]]
-
-
-@dataclass
-class Phases:
-    """Seconds that each phase took, in order."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def time(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = time.monotonic() - started
+Heard = Callable[[int, Any], None]  # see `batcher.Job`
+Accept = Callable[[Options], Heard | None]
 
 
 @dataclass
@@ -54,6 +44,7 @@ class Transcription:
     decoder: DecodePool
     metrics: Metrics
     streams: Streams
+    searches: Searches = field(default_factory=Searches)
     spool: Path | None = None
     draining: bool = False
     in_work: int = 0
@@ -63,12 +54,25 @@ class Transcription:
         """Whether a request can be served now by at least one model."""
         return self.engine.ready and self.decoder.ready and not self.draining
 
-    async def run(self, request: Request, record: RequestRecord) -> tuple[TranscribeOptions, Answer, Phases]:
-        """Transcribe the audio of `request`; raises an ApiError for whatever stands in the way."""
+    async def run(
+        self,
+        request: Request,
+        record: RequestRecord,
+        parse: Callable[[Items], Options],
+        accept: Accept[Options] | None = None,
+    ) -> tuple[Options, Answer, Phases]:
+        """Transcribe the audio of `request`; raises an ApiError for whatever stands in the way.
+
+        Args:
+            request: with the audio, and options in its query or its form.
+            record: told which model it is.
+            parse: makes the options of the names and values that came.
+            accept: shown them when they are complete; returns what is to hear the windows of a long clip, if anything.
+        """
         self._name_model(request.query_params.get("model", ""), record)
         with self._admitted():
             async with self._folder() as folder:
-                return await self._run(request, record, folder)
+                return await self._run(request, record, folder, parse, accept)
 
     @asynccontextmanager
     async def _folder(self) -> AsyncIterator[Path]:
@@ -79,34 +83,48 @@ class Transcription:
             # A write that was cut short may still be under way when the folder goes: it is the last to know.
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
-    def _name_model(self, name: str, record: RequestRecord) -> None:
+    def _name_model(self, name: str, record: RequestRecord) -> str:
+        """The name of the model that is called `name`, noted if there is one."""
+        name = self.settings.model_aliases.get(name, name)
         if name in self.engine.states:
             record.model = name
+            logs.note(model=name)
+        return name
 
     async def _run(
-        self, request: Request, record: RequestRecord, folder: Path
-    ) -> tuple[TranscribeOptions, Answer, Phases]:
-        phases, started = Phases(), time.monotonic()
+        self,
+        request: Request,
+        record: RequestRecord,
+        folder: Path,
+        parse: Callable[[Items], Options],
+        accept: Accept[Options] | None,
+    ) -> tuple[Options, Answer, Phases]:
+        phases, limit = Phases(), Limit()
         query = request.query_params.multi_items()
-        options = self._options(query, record, in_form=uploads.content_type(request) == uploads.MULTIPART)
+        in_form = uploads.content_type(request) == uploads.MULTIPART
+        options = self._options(parse(query), record, in_form=in_form)
         try:
-            async with asyncio.timeout(self._limit_s(options)) as timer:
+            async with limit.timer:
+                limit.set(options.timeout_s, self.settings.upload_timeout_s, "upload_timeout_s")
                 with phases.time("upload"):
                     fields = await self._receive(request, folder / "upload")
-                options = self._options(query + fields, record)
-                deadline = started + self._limit_s(options)
-                timer.reschedule(asyncio.get_running_loop().time() + deadline - time.monotonic())
-                work = self._work(folder, options, deadline, phases)
+                options = self._options(parse(query + fields), record)
+                heard = accept(options) if accept else None
+                if heard and options.decoding == "beam":
+                    raise BadRequest(
+                        "decoding=beam has its text at the end, and goes without stream",
+                        code="invalid_option",
+                        param="decoding",
+                    )
+                limit.set(options.timeout_s, self.settings.max_timeout_s, "max_timeout_s")
+                work = self._work(folder, options, heard, limit, phases)
                 answer = await _while_connected(request, work)
-                phases.seconds["total"] = time.monotonic() - started
+                phases.seconds["total"] = limit.passed_s()
                 return options, answer, phases
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"not done within {self._limit_s(options):g} s (timeout_s)", param="timeout_s"
-            ) from None
-
-    def _limit_s(self, options: TranscribeOptions) -> float:
-        return options.timeout_s or self.settings.max_timeout_s
+            raise DeadlineExceeded(f"not done within {limit.text}", param="timeout_s") from None
+        finally:
+            logs.note(**{f"{name}_s": round(seconds, 4) for name, seconds in phases.seconds.items()})
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -131,16 +149,15 @@ class Transcription:
             request, target, max_bytes=self.settings.max_upload_bytes, idle_s=self.settings.upload_idle_s
         )
 
-    def _options(self, items: Items, record: RequestRecord, *, in_form: bool = False) -> TranscribeOptions:
-        """Parse the options; `in_form` means that more, such as the model's name, may come in the form."""
-        options = parse_options(items)
+    def _options(self, options: Options, record: RequestRecord, *, in_form: bool = False) -> Options:
+        """Check the options; `in_form` means that more, such as the model's name, may come in the form."""
         if options.timeout_s and options.timeout_s > self.settings.max_timeout_s:
             raise BadRequest(
                 f"timeout_s is {options.timeout_s:g}, the limit is {self.settings.max_timeout_s:g} (max_timeout_s)",
                 code="invalid_option",
                 param="timeout_s",
             )
-        self._name_model(options.model, record)
+        options.model = self._name_model(options.model, record)
         if options.model or not in_form:
             self.check_model(options.model)
         return options
@@ -153,36 +170,61 @@ class Transcription:
                 f"the option 'model' is missing; choices: {names}", code="missing_option", param="model"
             )
         if name not in self.engine.states:
-            raise NotFound(
-                f"no model {name[:100]!r}; choices: {names}", code="model_not_found", param="model"
-            )
+            raise self.no_model(name)
         if self.engine.states[name].status != "ready":
             raise Unavailable(
                 f"model {name!r} does not serve; /health/ready says why", code="model_not_ready"
             )
 
+    def no_model(self, name: str) -> NotFound:
+        names = ", ".join([*self.engine.states, *self.settings.model_aliases])
+        return NotFound(f"no model {name[:100]!r}; choices: {names}", code="model_not_found", param="model")
+
     async def _work(
-        self, folder: Path, options: TranscribeOptions, deadline: float, phases: Phases
+        self, folder: Path, options: TranscribeOptions, heard: Heard | None, limit: Limit, phases: Phases
     ) -> Answer:
+        model: Any = self.engine.models[options.model]
+        search = None
+        if options.decoding == "beam":
+            search = self.searches.decoder(model, phrases(options.hot_words))
         with phases.time("decode"):
             wave = await self.decoder.decode(
                 folder / "upload", folder / "wave.npy", max_audio_s=self.settings.max_audio_s
             )
         self.metrics.decode_duration.observe(phases.seconds["decode"])
+        audio_s = len(wave) / SAMPLE_RATE
+        logs.note(audio_s=round(audio_s, 3))
+        limit.set(options.timeout_s, *self._due(limit.passed_s(), audio_s))
         job = Job(
             model=options.model,
             wave=wave,
-            frames=self.engine.models[options.model].config.frames(len(wave)),
-            audio_s=len(wave) / SAMPLE_RATE,
-            deadline=deadline,
+            frames=model.config.frames(len(wave)),
+            audio_s=audio_s,
+            deadline=limit.at,
+            heard=heard,
+            as_scores=search is not None,
         )
         self.batcher.submit(job)
         answer: Answer = await asyncio.wrap_future(job.future)
         phases.seconds |= {"queue": answer.queue_s, "inference": answer.inference_s}
+        if search:
+            with phases.time("search"):
+                search = await self.searches.hear(search, answer.transcript)
+            answer = replace(answer, transcript=Transcript(search.text, search.words, audio_s))
+        if self.settings.log_transcripts:
+            logs.note(text=answer.transcript.text)
         return answer
 
+    def _due(self, passed_s: float, audio_s: float) -> tuple[float, str]:
+        """When a request whose client sets no time is due, its clip just decoded; and which settings say so."""
+        limits = self.settings
+        due_s = passed_s + limits.base_timeout_s + limits.timeout_per_audio_s * audio_s
+        if due_s > limits.max_timeout_s:
+            return limits.max_timeout_s, "max_timeout_s"
+        return due_s, "base_timeout_s, timeout_per_audio_s"
 
-def parse_options(items: Iterable[tuple[str, str]]) -> TranscribeOptions:
+
+def parse_options(items: Items, kind: type[Options]) -> Options:
     """Parse options given as pairs; of an option given twice the last counts, but granularities add up.
 
     Raises:
@@ -195,16 +237,16 @@ def parse_options(items: Iterable[tuple[str, str]]) -> TranscribeOptions:
         else:
             given[name] = value
     try:
-        return TranscribeOptions.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise _bad_option(error) from None
+        raise _bad_option(error, kind) from None
 
 
-def _bad_option(error: ValidationError) -> BadRequest:
+def _bad_option(error: ValidationError, kind: type[TranscribeOptions]) -> BadRequest:
     first = error.errors(include_url=False, include_context=False)[0]
     name = str(first["loc"][0])[:100]
     if first["type"] == "extra_forbidden":
-        known = ", ".join(f.alias or n for n, f in TranscribeOptions.model_fields.items())
+        known = ", ".join(f.alias or n for n, f in kind.model_fields.items())
         return BadRequest(f"no option {name!r}; choices: {known}", code="unknown_option", param=name)
     reason = f"{name} is {str(first['input'])[:100]!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
     return BadRequest(reason, code="invalid_option", param=name)

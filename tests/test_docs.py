@@ -37,7 +37,7 @@ def test_the_picture_names_what_is_there() -> None:
     assert [path for path in pictured() if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize("package", ["asr", "offline", "service"])
+@pytest.mark.parametrize("package", ["asr", "docker", "loadtests", "offline", "service"])
 def test_the_picture_leaves_no_module_out(package: str) -> None:
     modules = {f"{package}/{file.name}" for file in (ROOT / package).glob("*.py")} - {
         f"{package}/__init__.py"
@@ -60,9 +60,9 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 def test_make_targets_exist() -> None:
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", README, flags=re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, flags=re.MULTILINE))
     assert {"serve", "test", "bundled"} <= named
-    assert named - set(re.findall(r"^([a-z]+):", MAKEFILE, flags=re.MULTILINE)) == set()
+    assert named - set(re.findall(r"^([a-z-]+):", MAKEFILE, flags=re.MULTILINE)) == set()
 
 
 def test_make_lists_its_targets() -> None:
@@ -70,14 +70,14 @@ def test_make_lists_its_targets() -> None:
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     phony = re.findall(r"^\.PHONY: (.*)", MAKEFILE, flags=re.MULTILINE)
-    assert set(re.findall(r"^  make ([a-z]+)", listed.stdout, flags=re.MULTILINE)) == set(
+    assert set(re.findall(r"^  make ([a-z-]+)", listed.stdout, flags=re.MULTILINE)) == set(
         " ".join(phony).split()
     )
 
 
 @pytest.mark.parametrize("text", [README, MAKEFILE], ids=["README", "Makefile"])
 def test_named_modules_exist(text: str) -> None:
-    ours = set(re.findall(r"-m ((?:asr|offline|service)[a-z_.]*)", text))
+    ours = set(re.findall(r"-m ((?:asr|docker|loadtests|offline|service)[a-z_.]*)", text))
     assert ours
     assert [name for name in ours if importlib.util.find_spec(name) is None] == []
 

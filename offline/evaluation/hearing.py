@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import asr
 from asr.audio import SAMPLE_RATE
 from asr.cache import StreamCache
-from asr.ctc import greedy
+from asr.search import Beam
 from offline.data import batches_of
 from offline.evaluation.profiles import Profile
 
@@ -19,14 +19,16 @@ Wave = NDArray[np.float32]
 NAIVE_BATCH_S = 60.0  # of windows in one batch
 
 
-def texts(model: asr.Transcriber, waves: list[Wave], profile: Profile) -> list[str]:
-    """Returns what the model says to each of the waves, float32 [samples] at 16 kHz."""
+def texts(
+    model: asr.Transcriber, waves: list[Wave], profile: Profile, decoding: Beam | None = None
+) -> list[str]:
+    """Returns what the model says to each of the waves, float32 [samples] at 16 kHz; greedy without `decoding`."""
     if profile.chunk_frames is None:
-        return [transcript.text for transcript in model.transcribe(waves)]
+        return [transcript.text for transcript in model.transcribe(waves, decoding=decoding)]
     hear = naive if profile.naive else streamed
-    return [
-        greedy(scores, model.vocabulary, model.seconds_per_frame)[0] for scores in hear(model, waves, profile)
-    ]
+    scores = hear(model, waves, profile)
+    pairs = zip(scores, waves, strict=True)
+    return [model.transcript(clip, len(wave) / SAMPLE_RATE, decoding).text for clip, wave in pairs]
 
 
 def streamed(model: asr.Transcriber, waves: list[Wave], profile: Profile) -> list[Wave]:

@@ -13,9 +13,11 @@ from tqdm import tqdm
 
 import asr
 from asr.audio import SAMPLE_RATE
+from asr.search import Beam
 from offline import corpora, provenance, scoring, stock
 from offline.data import Utterance, batches_of
-from offline.evaluation import hearing
+from offline.evaluation import decodings, hearing
+from offline.evaluation.decodings import GREEDY, Decodings
 from offline.evaluation.joined import Joined
 from offline.evaluation.profiles import FULL, Profile
 from offline.evaluation.records import Record
@@ -28,17 +30,20 @@ WARM_UP_S = 10.0  # of a joined recording: minutes of speech need no minutes of 
 
 @dataclass
 class Arm:
-    """One model heard in one way, and the bytes that its batches took on a GPU."""
+    """One model heard in one way, its scores decoded in one way, and the bytes that its batches took on a GPU."""
 
     name: str
     model: asr.Transcriber
     profile: Profile = FULL
+    decoding: Beam | None = None  # greedy
     peaks: list[tuple[int, int]] = field(default_factory=list)  # (allocated, reserved) of each
 
     def run(self, waves: list[NDArray[np.float32]]) -> tuple[list[str], float, float]:
         """Returns the texts of one batch, its seconds, and the seconds of the forward in it."""
         with forward_stopwatch(self.model) as laps:
-            texts, seconds, peak = timed(self.model, lambda: hearing.texts(self.model, waves, self.profile))
+            texts, seconds, peak = timed(
+                self.model, lambda: hearing.texts(self.model, waves, self.profile, self.decoding)
+            )
         self.peaks.append(peak)
         return texts, seconds, sum(laps)
 
@@ -73,6 +78,7 @@ def _facts(arm: Arm) -> dict[str, Any]:
         "cached_values_per_frame": model.config.cached_values_per_frame() if caches else None,
         "cache_bytes_per_second": model.cache_bytes_per_second if caches else None,
         **(_cache_bytes(model, profile) if profile.streamed else {}),
+        **({"decoding": decodings.facts(arm.decoding)} if arm.decoding else {}),
     }
 
 
@@ -85,14 +91,26 @@ def _cache_bytes(model: asr.Transcriber, profile: Profile) -> dict[str, float]:
     return found
 
 
-def arms_of(models: Sequence[asr.Transcriber], profiles: Sequence[Profile], *, named: bool) -> list[Arm]:
-    """Returns each model under each profile, the models of a profile side by side.
+def arms_of(
+    models: Sequence[asr.Transcriber],
+    profiles: Sequence[Profile],
+    *,
+    named: bool,
+    ways: Decodings | None = None,
+) -> list[Arm]:
+    """Returns each model under each profile and decoding (greedy alone), the models of a profile side by side.
 
-    They are called mla, mla@640ms/10s and so on; by the model alone where not `named`.
+    They are called mla, mla@640ms/10s, mla+beam and so on; without the profile where not `named`.
     """
     return [
-        Arm(f"{model.name}@{profile}" if named and profile != FULL else model.name, model, profile)
+        Arm(
+            f"{model.name}{f'@{profile}' * (named and profile != FULL)}{f'+{way}' * (way != GREEDY)}",
+            model,
+            profile,
+            beam,
+        )
         for profile in profiles
+        for way, beam in (ways or {GREEDY: None}).items()
         for model in models
     ]
 

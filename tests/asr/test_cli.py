@@ -8,8 +8,10 @@ import pytest
 import soundfile
 
 import asr
+from asr import ngram
 from asr.__main__ import main
 from asr.audio import read
+from asr.search import Beam
 from tests.conftest import noise
 
 
@@ -102,7 +104,7 @@ def test_subtitles_of_one_file_go_to_standard_output(
     ("arguments", "reason"),
     [
         (["a.wav", "--format", "doc"], "invalid choice: 'doc'"),
-        (["a.wav", "--model", "mha,mha"], "'mha,mha': one or more different models"),
+        (["a.wav", "--model", "mha,mha"], "'mha,mha': one or more, all different"),
         (["a.wav", "b.wav", "--format", "srt"], "needs --output_dir"),
         (["x/a.wav", "y/a.mp3", "--output_dir", "out"], "several results would be written to out/a.txt"),
         (["a.wav", "--dtype", "int3"], "invalid choice: 'int3'"),
@@ -133,3 +135,18 @@ def test_run_as_a_module(clip: Path, model: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
     assert done.stdout.startswith("WEBVTT\n")
     assert done.stderr == ""
+
+
+def test_a_search_may_be_asked_for(clip: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [str(clip), "--model", model, "--device", "cpu"]
+    beam = Beam(hot_words=("tea",), lm=ngram.BUNDLED)
+    (wanted,) = asr.load(model, device="cpu").transcribe([read(clip)], decoding=beam)
+    assert main([*given, "--decoding", "beam", "--hot_words", "tea", "--lm"]) == 0
+    assert capsys.readouterr().out == wanted.text.lower() + "\n"
+    assert main([*given, "--decoding", "beam", "--hot_words", "R2D2"]) == 2
+    assert "'R2D2'" in capsys.readouterr().err
+    assert main([*given, "--decoding", "beam", "--lm", str(clip)]) == 2
+    assert "no ARPA file" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main([*given, "--hot_words", "tea"])
+    assert ended.value.code == 2

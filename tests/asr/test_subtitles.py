@@ -52,6 +52,28 @@ def test_two_lines_are_about_as_long() -> None:
     assert cue.lines == ["the quick brown fox jumps", "over the lazy dog and runs"]
 
 
+def test_two_lines_part_at_a_pause() -> None:
+    words = spoken("we went to the market early", word_s=0.2)
+    words += spoken("and nobody was there", start=words[-1].end + 0.6, word_s=0.2)
+    (cue,) = cues(words)
+    assert cue.lines == ["we went to the market early", "and nobody was there"]
+
+
+def test_no_pause_makes_a_line_too_long() -> None:
+    words = spoken("yes", word_s=0.2)
+    words += spoken("but the quick brown fox jumps over the lazy dog", start=0.8, word_s=0.2)
+    (cue,) = cues(words)
+    assert cue.lines == ["yes but the quick brown", "fox jumps over the lazy dog"]
+
+
+def test_fast_speech_stays_to_be_read() -> None:
+    words = spoken("twenty characters in a second take this reader", word_s=0.05, gap_s=0.02)
+    (cue,) = cues(words)
+    assert cue.end - cue.start == len(cue.text) / 20 > words[-1].end + 1.0
+    first, _ = cues([*words, Word("next", 2.0, 2.2, 0.9)])
+    assert first.end == 2.0
+
+
 def test_fluent_speech_is_cut_at_its_longest_gap() -> None:
     first, second = "one two three four five six seven eight", "nine ten eleven twelve thirteen"
     words = spoken(first, word_s=0.5)

@@ -82,11 +82,18 @@ class Live:
 
 
 @contextmanager
-def connected(url: str, model: str = "mha", query: str | None = None) -> Iterator[Live]:
+def connected(
+    url: str, model: str = "mha", query: str | None = None, headers: dict[str, str] | None = None
+) -> Iterator[Live]:
     """A connection to the server at `url`, not started; `query` in place of one for `model`."""
     address = f"{url.replace('http', 'ws', 1)}/stream{f'?model={model}' if query is None else query}"
     with connect(
-        address, open_timeout=WAIT_S, compression=None, ping_interval=None, close_timeout=5
+        address,
+        additional_headers=headers,
+        open_timeout=WAIT_S,
+        compression=None,
+        ping_interval=None,
+        close_timeout=5,
     ) as socket:
         yield Live(socket)
 

@@ -189,6 +189,128 @@ def test_giving_up_answers_everyone() -> None:
     assert batcher.waiting("mha") == batcher.waiting("mla") == 0
 
 
+Action = tuple[str, int]
+ACTIONS = st.tuples(
+    st.sampled_from(["submit", "submit", "submit", "cancel", "expire", "take", "finish"]), st.integers(0, 1500)
+)
+
+
+class Played:
+    """A batcher, what was done to it in any order, and what must hold after each step."""
+
+    def __init__(self) -> None:
+        self.batcher = Batcher(["mha", "mla"], LIMITS)
+        self.jobs: list[Job] = []
+        self.gone: set[Job] = set()  # cancelled or past their deadline while they waited
+        self.ran: list[Job] = []
+        self.running: list[Batch] = []
+        self.turns: dict[Job, int] = {}  # after how many more batches of its model a job must have had its turn
+
+    @property
+    def waiting(self) -> list[Job]:
+        return [job for job in self.jobs if job not in self.gone and job not in self.ran]
+
+    def submit(self, number: int) -> None:
+        one = job(number, ("mha", "mla")[number % 2])
+        self.turns[one] = 1 + sum(other.model == one.model for other in self.waiting)
+        self.jobs.append(one)
+        self.batcher.submit(one)
+
+    def cancel(self, number: int) -> None:
+        """Of any job at any time: one that waits goes, all others stay as they are."""
+        if self.jobs:
+            one = self.jobs[number % len(self.jobs)]
+            waits = one in self.waiting
+            assert one.future.cancel() == (waits or one.future.cancelled())
+            self.gone |= {one} if waits else set()
+
+    def expire(self, number: int) -> None:
+        if self.waiting:
+            self.waiting[number % len(self.waiting)].deadline = 0.0
+
+    def take(self, _: int = 0) -> None:
+        self.gone |= {job for job in self.waiting if job.deadline == 0.0}
+        batch = self.batcher.take(0)
+        assert (batch is None) == (not self.waiting)
+        if batch is None:
+            return
+        assert not self.gone & set(batch.jobs) and not set(self.ran) & set(batch.jobs)
+        assert all(one.future.running() for one in batch.jobs)
+        assert batch.padded_frames <= LIMITS.max_batch_frames or len(batch.jobs) == 1
+        assert batch.jobs[0] is next(one for one in self.waiting if one.model == batch.model)
+        self.ran += batch.jobs
+        self.running.append(batch)
+        for one in self.waiting:
+            if one.model == batch.model:
+                self.turns[one] -= 1
+                assert self.turns[one] > 0, "starved"
+
+    def finish(self, number: int) -> None:
+        if self.running:
+            batch = self.running.pop(number % len(self.running))
+            self.batcher.finish(batch, number / 1000)
+            for one in batch.jobs:
+                one.future.set_result(None)
+
+    def check(self) -> None:
+        for model in ("mha", "mla"):
+            mine = [one for one in self.jobs if one.model == model]
+            assert self.batcher.waiting(model) == sum(one in self.waiting for one in mine)
+            on_device = sum(len(batch.jobs) for batch in self.running if batch.model == model)
+            assert self.batcher.running(model) == on_device
+        assert self.batcher.queued_audio_s() == len(self.waiting)
+
+
+@settings(deadline=None)
+@given(st.lists(ACTIONS, max_size=40))
+def test_whatever_happens_every_job_is_answered_once_and_the_counts_agree(actions: list[Action]) -> None:
+    played = Played()
+    for name, number in actions:
+        getattr(played, name)(number)
+        played.check()
+    while played.waiting:
+        played.take()
+    while played.running:
+        played.finish(0)
+    played.check()
+    assert len(played.ran) + len(played.gone) == len(played.jobs)
+    assert len(set(played.ran)) == len(played.ran)
+    assert all(one.future.done() for one in played.jobs)
+
+
+def test_threads_that_submit_and_cancel_beside_the_engine_lose_none() -> None:
+    batcher = Batcher(["mha", "mla"], LIMITS)
+    ran: list[Job] = []
+
+    def engine() -> None:
+        while not batcher.drained:
+            if batch := batcher.take(1):
+                ran.extend(batch.jobs)
+                batcher.finish(batch, 0.001)
+                for one in batch.jobs:
+                    one.future.set_result(None)
+
+    def client(seed: int) -> None:
+        for number in range(200):
+            one = job(1 + 7 * (number + seed) % 400, ("mha", "mla")[number % 2], audio_s=0.1)
+            batcher.submit(one)
+            mine.append(one)
+            if number % 3 == seed % 3:
+                one.future.cancel()
+
+    mine: list[Job] = []
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(4)]
+    runner = threading.Thread(target=engine)
+    for thread in (runner, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    batcher.close()
+    runner.join(60)
+    assert len(mine) == 800 and all(one.future.done() for one in mine)
+    assert set(ran) == {one for one in mine if not one.future.cancelled()} and len(ran) == len(set(ran))
+
+
 def test_counts_are_zero_at_rest() -> None:
     batcher = filled(job(), job(), job(model="mla"))
     batch = batcher.take(0)

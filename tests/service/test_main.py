@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import CliApp
 
 from service.__main__ import main, spelled
 from service.settings import Settings
@@ -74,6 +75,44 @@ def test_wrong_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err
     for part in ("--port is 'x'", "--dtype is 'int8'", "'bfloat16'", "'mha' is not name=source"):
         assert part in said
+
+
+KEY = "k" * 20
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--api-keys", f"alice:{KEY}, bob:{KEY}!"], "--api-keys: line 2: the key of bob is not 16 to 256 letters"),
+        (["--api-keys-file", "/nowhere/keys"], "/nowhere/keys cannot be read: No such file"),
+        (["--cors-origins", "https://a.example,b.example"], "'b.example' is no origin"),
+        (["--max-requests-per-key", "0"], "--max-requests-per-key is '0'"),
+    ],
+)
+def test_a_wrong_door_is_named_and_no_key_is_shown(
+    capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert main(options) == 2
+    shown = capsys.readouterr().err
+    assert said in shown and KEY not in shown
+
+
+def test_keys_of_the_environment_are_hashed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLA_ASR_API_KEYS", f"alice:{KEY},bob:{KEY}")
+    settings = Settings()
+    assert settings.api_keys and KEY not in settings.api_keys.get_secret_value()
+    assert KEY not in repr(settings) and "sha256" not in repr(settings)
+
+
+@pytest.mark.parametrize("given", ["https://a.example,http://b:8080", '["https://a.example", "http://b:8080"]'])
+def test_origins_from_the_environment(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("MLA_ASR_CORS_ORIGINS", given)
+    assert Settings().cors_origins == ["https://a.example", "http://b:8080"]
+
+
+def test_flags_need_no_value() -> None:
+    settings = CliApp.run(Settings, cli_args=["--open-metrics", "--no-log-transcripts"])
+    assert (settings.open_metrics, settings.log_transcripts) == (True, False)
 
 
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

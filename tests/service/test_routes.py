@@ -1,7 +1,9 @@
 """The HTTP contract, over real sockets and tiny real models."""
 
 import io
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import soundfile
 import asr
 from asr import subtitles
 from service.settings import Settings
-from tests.service.conftest import Served, error_of, serving, sound
+from tests.fakes import FakeTranscriber
+from tests.service.conftest import WAIT_S, Served, error_of, serving, sound, wait_until
+from tests.service.test_load import join, serving_held
 
 SECOND = 16_000
 
@@ -106,6 +110,46 @@ def test_silence_and_two_minutes(server: Served) -> None:
     assert server.post(sound(120 * SECOND)).json()["duration"] == 120.0
 
 
+def test_segments_have_the_times_of_subtitles(server: Served, expected: Callable) -> None:
+    clip = sound(20 * SECOND)
+    body = server.post(clip, response_format="verbose_json", case="upper").json()
+    cues = subtitles.cues(expected("mha", clip).words)
+    assert body["segments"] == [
+        {"id": i, "start": cue.start, "end": cue.end, "text": cue.text} for i, cue in enumerate(cues)
+    ]
+    plain = server.post(clip, **{"timestamp_granularities[]": "segment"}, case="upper").json()
+    assert plain["segments"] == body["segments"] and "words" not in plain
+
+
+def test_an_hour_is_within_the_limits(fake_server: Served) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(3600 * SECOND, np.int16), SECOND, format="FLAC")
+    assert fake_server.post(file.getvalue()).json()["duration"] == 3600.0
+
+
+def test_longer_audio_has_longer_unless_its_client_says(held: FakeTranscriber) -> None:
+    limits = {"base_timeout_s": 0.3, "timeout_per_audio_s": 2000.0, "max_timeout_s": 900.0}
+    with serving_held(held, **limits) as (served, threads), ThreadPoolExecutor(1) as pool:
+        long = pool.submit(served.post, sound(SECOND // 2))
+        wait_until(lambda: served.metric("asr_requests_waiting") == 1, "the long one in the queue")
+        late = served.post(sound(1))
+        assert late.status_code == 504
+        assert "base_timeout_s, timeout_per_audio_s" in str(error_of(late)["message"])
+        hurried = served.post(sound(SECOND), timeout_s=0.4)
+        assert hurried.status_code == 504
+        assert error_of(hurried)["message"] == "not done within 0.4 s (timeout_s)"
+        held.gate.set()
+        join(threads)
+        assert long.result(WAIT_S).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "audio_s", "due_s"), [(0, 0, 120), (5, 60, 185), (0, 3600, 3720), (500, 3600, 3900)]
+)
+def test_when_a_request_is_due(server: Served, passed_s: float, audio_s: float, due_s: float) -> None:
+    assert server.service._due(passed_s, audio_s)[0] == due_s
+
+
 def test_unknown_routes_and_methods(server: Served) -> None:
     assert error_of(server.client.get("/no/such"))["code"] == "route_not_found"
     response = server.client.get("/transcribe")
@@ -139,16 +183,20 @@ def test_health_and_pages(server: Served) -> None:
     assert server.client.get("/docs").status_code == 200
 
 
-def test_a_broken_model_is_named_and_the_other_serves(folders: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "vocab.json"])
+def test_a_broken_model_is_named_and_the_other_serves(
+    folders: dict[str, str], tmp_path: Path, file: str
+) -> None:
     broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_text("{ not json")
-    with serving(Settings(models={"mha": str(broken), "mla": folders["mla"]})) as served:
+    shutil.copytree(folders["mha"], broken)
+    (broken / file).write_text("{ not what it should be")
+    settings = Settings(models={"mha": str(broken), "mla": folders["mla"]}, stream_memory="0")
+    with serving(settings) as served:
         health = served.client.get("/health/ready")
         assert health.status_code == 200
         assert health.json()["models"]["mla"] == {"status": "ready"}
         assert health.json()["models"]["mha"]["status"] == "failed"
-        assert str(broken / "config.json") in health.json()["models"]["mha"]["reason"]
+        assert str(broken / file) in health.json()["models"]["mha"]["reason"]
         assert [card["status"] for card in served.client.get("/v1/models").json()["data"]] == [
             "failed",
             "ready",

@@ -61,7 +61,7 @@ def test_queries_that_name_no_model(
             "profile_not_found",
             "'slow'; choices: balanced, fast, long",
         ),
-        ("x" * 5000, "message_too_large", "4096"),
+        ("x" * 9000, "message_too_large", "8192"),
     ],
 )
 def test_first_messages_that_start_nothing(

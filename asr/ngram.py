@@ -1,0 +1,116 @@
+"""A word n-gram with back-off, read from ARPA text: how likely a word is after the one or two before it.
+
+Any ARPA file will do, of any order and in either case, plain or gzip-compressed. `offline.ngram` makes one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+Context = tuple[str, ...]
+
+BUNDLED = Path(__file__).parent / "bundled" / "words.arpa.gz"
+START, UNKNOWN = "<s>", "<unk>"
+LN_10 = math.log(10.0)
+# What each letter of a word that the model lacks costs beside <unk>, which stands for all such words together: one of
+# 27 symbols would be 3.3, and written English is more predictable than that (Shannon, 1951).
+UNKNOWN_LETTER = -2.0
+CACHED_SCORES = 1 << 16
+
+
+class NGram:
+    """Scores of words in natural logarithms; words are compared in upper case."""
+
+    def __init__(self, entries: dict[Context, tuple[float, float]]) -> None:
+        """Take the natural logarithms of the probability and the back-off weight of each n-gram.
+
+        Raises:
+            ValueError: there are no single words, or no <unk> among them.
+        """
+        if (UNKNOWN,) not in entries:
+            raise ValueError(f"the n-gram has no {UNKNOWN}: words that it lacks could not be said")
+        self._entries = entries
+        self.order = max(map(len, entries))
+        self.start: Context = (START,) if self.order > 1 else ()
+        self.score = lru_cache(CACHED_SCORES)(self._score)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _score(self, context: Context, word: str) -> tuple[float, Context]:
+        """Return ln P(word | context), and the context of the next word.
+
+        Of a word that the model lacks: of <unk>, and of its letters, see `UNKNOWN_LETTER`.
+        """
+        known = (word,) in self._entries
+        log_prob = 0.0 if known else UNKNOWN_LETTER * len(word)
+        symbol = word if known else UNKNOWN
+        for first in range(len(context) + 1):
+            found = self._entries.get((*context[first:], symbol))
+            if found:
+                return log_prob + found[0], self._shortened((*context, symbol))
+            log_prob += self._entries.get(context[first:], (0.0, 0.0))[1]
+        raise AssertionError("every word, or <unk>, is an entry of its own")
+
+    def _shortened(self, words: Context) -> Context:
+        """The last words that the model knows as a context: equal contexts make equal hypotheses."""
+        for first in range(max(0, len(words) - self.order + 1), len(words)):
+            if words[first:] in self._entries:
+                return words[first:]
+        return ()
+
+
+@lru_cache(maxsize=2)
+def read(path: Path) -> NGram:
+    """Return the n-gram of an ARPA file, plain or gzip-compressed; read once.
+
+    Raises:
+        ValueError: it is no ARPA file, or incomplete; says what is wrong.
+        OSError: it cannot be read.
+    """
+    compressed = path.read_bytes()[:2] == b"\x1f\x8b"
+    try:
+        with (gzip.open if compressed else open)(path, "rt", encoding="utf-8") as file:
+            return NGram(dict(_entries(file)))
+    except (EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is no ARPA file: {error}") from None
+
+
+def _entries(lines: Iterable[str]) -> Iterator[tuple[Context, tuple[float, float]]]:
+    order, expected, found = 0, 0, 0
+    for number, line in enumerate(lines, 1):
+        if line[0] not in "\\n\r\n":
+            if order:
+                found += 1
+                yield _entry(line.split(), order, number)
+        elif line.startswith("ngram "):
+            expected += int(line.partition("=")[2])
+        elif section := re.match(r"\\(\d+)-grams:", line):
+            order = int(section[1])
+        elif line.startswith("\\end\\"):
+            if found != expected:
+                raise ValueError(f"{found} n-grams where {expected} were announced")
+            return
+    raise ValueError("it has no end")
+
+
+def _entry(fields: list[str], order: int, number: int) -> tuple[Context, tuple[float, float]]:
+    if not order < len(fields) <= order + 2:
+        raise ValueError(
+            f"line {number} has {len(fields)} fields; a {order}-gram has {order + 1} or one more"
+        )
+    backoff = LN_10 * float(fields[-1]) if len(fields) == order + 2 else 0.0
+    words = fields[1 : order + 1]
+    return tuple([_folded(word) for word in words]), (LN_10 * float(fields[0]), backoff)
+
+
+def _folded(word: str) -> str:
+    """In upper case, but for marks such as <s>; one object for a word, as it is in many n-grams."""
+    return sys.intern(word if word[0] == "<" else word.upper())

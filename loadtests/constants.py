@@ -1,0 +1,145 @@
+"""What was measured of a model, as a capacity is worked out from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class ConstantsError(ValueError):
+    """A file that holds no constants, or none of what was asked for."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """One model in one profile. Bytes are of the memory that the model lies in, times of the machine that measured.
+
+    fixed_bytes: with no stream and nothing to do. `busy`: by streams, which share of the time the device works for
+    them, in rising order. `missing` names what the file does not say, and how it was counted then.
+    """
+
+    name: str
+    fixed_bytes: float
+    bytes_per_stream: float
+    transient_bytes: float
+    busy: tuple[tuple[float, float], ...]
+    audio_s_per_s: float | None = None
+    mean_audio_s: float | None = None
+    missing: tuple[str, ...] = field(default=())
+
+
+def read(file: Path, profile: str | None = None, offline: Path | None = None) -> list[Constants]:
+    """The models of a sweep's report.json, or of `offline.benchmark stream` (with `offline`'s offline figures).
+
+    Args:
+        file: the JSON.
+        profile: chunk in ms / context in s, of those that a benchmark has; the first when not given.
+        offline: JSON of `offline.benchmark offline`, for the same arms.
+
+    Raises:
+        ConstantsError: what is wrong with a file, or which profiles it has.
+    """
+    record = _load(file)
+    if "carries" in record:
+        return [of_sweep(name, figures) for name, figures in record["carries"].items()]
+    if not record.get("results") or "left_context_s" not in record["results"][0]:
+        raise ConstantsError(f"{file} is neither a sweep's report.json nor of `offline.benchmark stream`")
+    rows = [
+        row for row in record["results"] if row["cache_dtype"] == "model" and row["path"] in (None, "auto")
+    ]
+    profiles = list(dict.fromkeys(f"{row['chunk_ms']}/{row['left_context_s']:g}" for row in rows))
+    chosen = profile or profiles[0]
+    if chosen not in profiles:
+        raise ConstantsError(f"{file} has no profile {chosen!r}; choices: {', '.join(profiles)}")
+    rows = [row for row in rows if f"{row['chunk_ms']}/{row['left_context_s']:g}" == chosen]
+    table_bytes = record["table_bytes"][chosen.replace("/", "x")]
+    speeds = _speeds(_load(offline)) if offline else {}
+    arms = dict.fromkeys((row["model"], row["arm"]) for row in rows)
+    return [
+        _of_benchmark(
+            arm,
+            [row for row in rows if (row["model"], row["arm"]) == (model, arm)],
+            record["what"]["models"][f"{model}: {arm}"],
+            table_bytes,
+            speeds.get((model, arm)),
+        )
+        for model, arm in arms
+    ]
+
+
+def _load(file: Path) -> Record:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConstantsError(f"{file}: {error}") from None
+    if not isinstance(record, dict):
+        raise ConstantsError(f"{file} is neither a sweep's report.json nor of `offline.benchmark stream`")
+    return record
+
+
+def of_sweep(name: str, figures: Record) -> Constants:
+    """Of one entry of a sweep's `carries`."""
+    rest, slope = figures["rest_bytes"]["median"], figures["bytes_per_stream"]["median"]
+    missing = []
+    if rest is None:
+        rest = figures["weight_bytes"] or 0
+        missing.append("memory at rest: the weights alone")
+    if slope is None:
+        slope = figures["cache_bytes_per_stream"] or 0
+        missing.append("memory a stream: by formula")
+    transient = figures["transient_bytes"]["median"]
+    return Constants(
+        name,
+        fixed_bytes=rest,
+        bytes_per_stream=slope,
+        transient_bytes=transient or 0,
+        busy=_rising([(streams, share) for streams, share in figures["busy"]]),
+        audio_s_per_s=figures["audio_s_per_s"]["median"],
+        mean_audio_s=figures["mean_audio_s"],
+        missing=tuple(missing),
+    )
+
+
+def _of_benchmark(
+    arm: str, rows: list[Record], model: Record, table_bytes: int, audio_s_per_s: float | None
+) -> Constants:
+    points = [
+        (row["streams"], row["step_s_median"] / (row["chunk_ms"] / 1000))
+        for row in rows
+        if not row["out_of_memory"]
+    ]
+    missing = ["memory of the runtime and of a running step: none"]
+    if audio_s_per_s is None:
+        missing.append("speed of clips: no requests counted (--offline)")
+    return Constants(
+        arm,
+        fixed_bytes=model["weight_bytes"] + table_bytes,
+        bytes_per_stream=sum(rows[0]["bytes_per_stream"].values()),
+        transient_bytes=0,
+        busy=_rising(points),
+        audio_s_per_s=audio_s_per_s,
+        missing=tuple(missing),
+    )
+
+
+def _speeds(record: Record) -> dict[tuple[str, str], float]:
+    """By model and arm, seconds of audio a second, at the batch size that gives most."""
+    best: dict[tuple[str, str], float] = {}
+    for row in record.get("results", []):
+        if row.get("path") in (None, "auto") and {"arm", "rtfx"} <= row.keys():
+            key = row["model"], row["arm"]
+            best[key] = max(best.get(key, 0.0), row["rtfx"])
+    return best
+
+
+def _rising(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """In order of streams, and never less busy with more of them: what falls is noise."""
+    busy, rising = 0.0, []
+    for streams, share in sorted(points):
+        busy = max(busy, share)
+        rising.append((float(streams), busy))
+    return tuple(rising)

@@ -1,0 +1,230 @@
+"""Users of the service, for Locust.
+
+    locust -f loadtests/locustfile.py --model both            # then http://localhost:8089
+    locust -f loadtests/locustfile.py --headless -u 8 -r 4 -t 30s --model mla --host http://localhost:8000
+    locust -f loadtests/locustfile.py --headless -u 20 -t 60s --model both StreamUser     # live streams alone
+
+ClipUser sends clips to /transcribe, most of them short; LongFileUser whole recordings; OpenAIUser clips to the route
+that OpenAI's clients know; StreamUser speaks on /stream in real time. Each waits for its answer before it goes on, so
+they slow down with the server: `python -m loadtests.open_loop` does not, and counts from when a request was due.
+In the statistics a stream has three kinds of entries: `partial`, `final` and `last`, as `python -m loadtests.paced
+--help` defines them. A refusal for lack of room is the failure `busy`. Word error rates, of the texts that came back,
+are printed at the end and are at /wer of the web page; --texts keeps every text.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+from locust import HttpUser, User, between, events, task
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+
+from loadtests import clips
+from loadtests.clips import Clip
+from loadtests.http_client import BUSY, GIVE_UP_S, ROUTES
+from loadtests.live_user import StreamEnded, play
+from loadtests.tally import Tally
+
+HOST = "http://localhost:8000"
+PAUSE_S = 1.5  # between sentences on a stream, so that segments end
+MIX_CLIPS = 40
+OPTIONS = ("model", "manifest", "long_s", "stream_s", "stream_profile", "api_key", "seed")
+LONGEST_BACK_OFF_S = 5.0
+log = logging.getLogger(__name__)
+tally = Tally()
+
+
+class Speech:
+    """What there is to say, to which models."""
+
+    def __init__(self, options: Any, given: dict[str, Any]) -> None:
+        self.given = given
+        self.models = ["mha", "mla"] if options.model == "both" else options.model.split(",")
+        self.sounds = clips.read(Path(options.manifest))
+        self.mix = clips.mixed(self.sounds, MIX_CLIPS, options.seed)
+        self.headers = {"authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+        self.start = {"profile": options.stream_profile} if options.stream_profile else {}
+        self.long_s, self.stream_s = options.long_s, options.stream_s
+        self.random = random.Random(options.seed)
+
+    def model(self) -> str:
+        return self.random.choice(self.models)
+
+    def clip(self) -> Clip:
+        return self.random.choice(self.mix)
+
+    def recording(self) -> Clip:
+        return clips.joined(self.sounds, self.long_s, self.random, over=True)
+
+    def speech(self) -> Clip:
+        return clips.joined(self.sounds, self.stream_s, self.random, PAUSE_S, over=True)
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: LocustArgumentParser) -> None:
+    """What is sent; the web page asks for it as well."""
+    add = parser.add_argument
+    add("--model", default="both", help="mha, mla, both, or names of models parted by commas (default: both)")
+    add("--manifest", "--clips", default=str(clips.SPEECH), help=clips.MANIFEST_HELP)
+    add("--long-s", type=float, default=90.0, help="length of a LongFileUser's recordings (default: 90)")
+    add("--stream-s", type=float, default=15.0, help="length of a stream (default: 15)")
+    add("--stream-profile", default="", help="balanced, fast or long (default: the server's)")
+    add(
+        "--api-key", default=os.environ.get("MLA_ASR_KEY", ""), is_secret=True, help="(default: $MLA_ASR_KEY)"
+    )
+    add("--texts", default="", help="JSON lines to add every text to, with what was said")
+    add("--seed", type=int, default=1, help="of what is sent (default: 1)")
+
+
+@events.init.add_listener
+def prepare(environment: Environment, **_: Any) -> None:
+    """Read the recordings before the time of the test runs. Ends Locust with 2 where they cannot be used."""
+    _load(environment)
+    page = environment.web_ui.app if environment.web_ui else None
+    if page:
+        page.add_url_rule("/wer", "wer", tally.rates)
+
+
+@events.test_start.add_listener
+def begin(environment: Environment, **_: Any) -> None:
+    """Count anew, and read again: on the web page other options may have been given."""
+    _load(environment)
+    texts = getattr(environment.parsed_options, "texts", "")
+    tally.begin(Path(texts) if texts else None)
+
+
+def _load(environment: Environment) -> None:
+    options = environment.parsed_options
+    given = {name: getattr(options, name) for name in OPTIONS}
+    there: Speech | None = getattr(environment, "speech", None)
+    if there and there.given == given:
+        return
+    try:
+        environment.speech = Speech(options, given)  # type: ignore[attr-defined]
+    except clips.ClipsError as error:
+        log.error("%s", error)
+        environment.process_exit_code = 2
+        raise SystemExit(2) from None
+
+
+@events.report_to_master.add_listener
+def to_master(client_id: str, data: dict[str, Any]) -> None:
+    data["words"] = tally.take()
+
+
+@events.worker_report.add_listener
+def from_worker(client_id: str, data: dict[str, Any]) -> None:
+    tally.merge(data.get("words", {}))
+
+
+@events.quitting.add_listener
+def say_rates(environment: Environment, **_: Any) -> None:
+    for line in tally.lines():
+        print(line)
+
+
+class Offline(HttpUser):
+    """Sends a file, waits for its text."""
+
+    abstract = True
+    host = HOST
+    wait_time = between(0.2, 1.0)
+    route = ROUTES[0]
+
+    def send(self, clip: Clip, kind: str) -> None:
+        speech: Speech = self.environment.speech
+        model = speech.model()
+        request: dict[str, Any] = {
+            "data": {"model": model},
+            "files": {"file": (clip.name[-60:], clip.body)},
+            "headers": speech.headers,
+            "timeout": GIVE_UP_S,
+        }
+        with self.client.post(self.route, name=f"{kind} {model}", catch_response=True, **request) as answer:
+            if answer.status_code == 200:
+                tally.add(f"{kind} {model}", clip, answer.json()["text"])
+            elif answer.status_code == BUSY:
+                answer.failure("busy")
+                gevent.sleep(min(LONGEST_BACK_OFF_S, float(answer.headers.get("retry-after", 1))))
+            else:
+                answer.failure(_reason(answer))
+
+
+def _reason(answer: Any) -> str:
+    """Few different ones: Locust lists each."""
+    try:
+        return f"{answer.status_code} {answer.json()['error']['code']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status_code} {type(answer.error).__name__ if answer.error else 'not an error of the API'}"
+
+
+class ClipUser(Offline):
+    """Clips of one sentence, and of some joined, to /transcribe."""
+
+    weight = 6
+
+    @task
+    def clip(self) -> None:
+        self.send(self.environment.speech.clip(), "clip")
+
+
+class LongFileUser(Offline):
+    """A recording of --long-s, then a while nothing."""
+
+    weight = 1
+    wait_time = between(2.0, 5.0)
+
+    @task
+    def recording(self) -> None:
+        self.send(self.environment.speech.recording(), "long file")
+
+
+class OpenAIUser(Offline):
+    """The same clips to the route of OpenAI's clients."""
+
+    weight = 3
+    route = ROUTES[1]
+
+    @task
+    def clip(self) -> None:
+        self.send(self.environment.speech.clip(), "openai")
+
+
+class StreamUser(User):
+    """Speaks in real time on /stream, for --stream-s."""
+
+    weight = 3
+    host = HOST
+    wait_time = between(0.5, 2.0)
+
+    @task
+    def talk(self) -> None:
+        speech: Speech = self.environment.speech
+        model, clip = speech.model(), speech.speech()
+
+        def fire(kind: str, seconds: float, length: int = 0, error: Exception | None = None) -> None:
+            self.environment.events.request.fire(
+                request_type="WS",
+                name=f"{kind} {model}",
+                response_time=1000 * seconds,
+                response_length=length,
+                exception=error,
+                context={},
+            )
+
+        started = time.monotonic()
+        try:
+            text = play(self.host or HOST, model, clip, speech.start, speech.headers, fire)
+        except StreamEnded as error:
+            fire("stream", time.monotonic() - started, error=error)
+            gevent.sleep(1.0)
+        else:
+            fire("stream", time.monotonic() - started, len(text))
+            tally.add(f"stream {model}", clip, text)

@@ -1,0 +1,81 @@
+"""Who gets in: every route needs a key, when there are keys, but for those listed here.
+
+A new route is closed until it is opened. A key comes as `Authorization: Bearer <key>`; from a browser's WebSocket,
+which cannot send that, as a subprotocol: `Sec-WebSocket-Protocol: mla-asr, bearer.<key>`, answered with `mla-asr`.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from service import logs
+from service.errors import ApiError
+from service.keys import Keys
+from service.metrics import Metrics
+from service.middleware import error_response
+
+log = logging.getLogger(__name__)
+
+# Probes, the page that asks for a key, and the documentation: nothing of these is work, or a secret.
+OPEN = frozenset({"/", "/health", "/health/live", "/health/ready"})
+OPEN |= {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+SUBPROTOCOL = "mla-asr"
+BEARER = "bearer."
+DENIAL = "websocket.http.response"
+
+
+class Guard:
+    """The door. With `open_metrics` /metrics is open, too."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics, *, open_metrics: bool = False) -> None:
+        self._app, self._keys, self._metrics = app, keys, metrics
+        self._open = OPEN | ({"/metrics"} if open_metrics else set())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guarded = scope["type"] in ("http", "websocket") and scope["path"] not in self._open
+        if not (guarded and self._keys.on):
+            await self._app(scope, receive, send)
+            return
+        with ExitStack() as admitted:
+            try:
+                name = self._keys.check(given_key(scope))
+                logs.note(key=name)
+                admitted.enter_context(self._keys.admit(name))
+            except ApiError as error:
+                self._metrics.key_refusals.labels(error.code).inc()
+                await _refuse(error, scope, receive, send)
+                return
+            await self._app(scope, receive, send)
+
+
+def given_key(scope: Scope) -> str | None:
+    """The key that comes with a request; None without one."""
+    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    offered = (name for name in scope.get("subprotocols", ()) if name.startswith(BEARER))
+    return next((name.removeprefix(BEARER) for name in offered), None)
+
+
+def subprotocol(socket: WebSocket) -> str | None:
+    """What to answer a WebSocket with: never the key."""
+    return SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
+
+
+async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    answer: Response = error_response(error)
+    if scope["type"] == "http":
+        await answer(scope, receive, send)
+        return
+    log.info("a stream was refused: %s", error.code)
+    socket = WebSocket(scope, receive, send)
+    if DENIAL in scope.get("extensions", {}):
+        await socket.send_denial_response(answer)
+    else:
+        await socket.close(1008, error.code)

@@ -1,0 +1,90 @@
+"""Reading ARPA text, and what its numbers come to."""
+
+import gzip
+import math
+from pathlib import Path
+
+import pytest
+
+from asr import ngram
+from asr.ngram import UNKNOWN_LETTER, read
+
+ARPA = """made by hand
+
+\\data\\
+ngram 1=5
+ngram 2=2
+ngram 3=1
+
+\\1-grams:
+-2.0\t<unk>\t0.0
+-99\t<s>\t-0.5
+-1.0\tcall\t-0.3
+-1.2\tAnna\t-0.1
+-1.3\t</s>
+
+\\2-grams:
+-0.4\t<s> call\t-0.2
+-0.6\tcall anna
+
+\\3-grams:
+-0.1\t<s> call anna
+
+\\end\\
+"""
+LN_10 = math.log(10)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    return tmp_path / "lm.arpa"
+
+
+@pytest.mark.parametrize(
+    ("context", "word", "log10", "after"),
+    [
+        (("<s>",), "CALL", -0.4, ("<s>", "CALL")),
+        (("<s>", "CALL"), "ANNA", -0.1, ("CALL", "ANNA")),
+        (("CALL",), "ANNA", -0.6, ("CALL", "ANNA")),
+        (("<s>", "CALL"), "CALL", -0.2 - 0.3 - 1.0, ("CALL",)),  # by both back-offs
+        (("CALL", "ANNA"), "ANNA", -0.1 - 1.2, ("ANNA",)),  # no weight is a weight of 1
+        (("CALL",), "ZOE", -0.3 - 2.0 + 3 * UNKNOWN_LETTER / LN_10, ("<unk>",)),
+    ],
+)
+def test_scores_back_off(
+    file: Path, context: tuple[str, ...], word: str, log10: float, after: tuple[str, ...]
+) -> None:
+    log_prob, following = read(file).score(context, word)
+    assert log_prob == pytest.approx(LN_10 * log10)
+    assert following == after
+
+
+def test_compressed_is_the_same(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(ARPA.encode()))
+    assert read(tmp_path / "lm.arpa.gz")._entries == read(file)._entries
+    assert len(read(file)) == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (ARPA.replace("ngram 2=2", "ngram 2=3"), "8 n-grams where 9"),
+        (ARPA[: -len("\\end\\\n")], "no end"),
+        (ARPA.replace("-0.6\tcall anna", "-0.6\tcall anna and you"), "line 17 has 5 fields"),
+        (ARPA.replace("-0.6", "often"), "often"),
+        (ARPA.replace("<unk>", "unk"), "no <unk>"),
+        ("", "no end"),
+    ],
+)
+def test_what_is_no_arpa_file_says_why(tmp_path: Path, wrong: str, said: str) -> None:
+    (tmp_path / "wrong.arpa").write_text(wrong)
+    with pytest.raises(ValueError, match=said) as raised:
+        read(tmp_path / "wrong.arpa")
+    assert "wrong.arpa" in str(raised.value)
+
+
+def test_the_bundled_one_is_small_and_knows_what_follows() -> None:
+    assert ngram.BUNDLED.stat().st_size <= 3 * 2**20
+    lm = read(ngram.BUNDLED)
+    assert lm.score(("IN",), "THE")[0] > lm.score(("IN",), "THEM")[0]

@@ -1,0 +1,113 @@
+"""nginx with the committed configuration, in front of a real service."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from docker import stack
+from docker.client import Client
+from service.settings import Settings
+from tests.docker.conftest import MODELS, Watched, needs, noise
+from tests.fakes import FakeTranscriber
+from tests.service.conftest import Served, serving, sound
+from tests.service.live import streamed
+
+LIMIT_BYTES = 200_000
+
+
+@pytest.fixture(scope="module")
+def front(watched: Watched) -> Iterator[str]:
+    """nginx before an instance that serves and one that is not there."""
+    needs("nginx")
+    (nobody,) = stack.free_ports(1)
+    port = int(watched.served.url.rpartition(":")[2])
+    limit = {"upload_bytes": LIMIT_BYTES}
+    with tempfile.TemporaryDirectory() as folder, stack.nginx(Path(folder), [nobody, port], **limit) as url:
+        yield url
+
+
+def post(url: str, body: bytes, **options: str) -> httpx.Response:
+    return httpx.post(
+        f"{url}/transcribe",
+        params={"model": "mha", **options},
+        content=body,
+        headers={"content-type": "audio/wav"},
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_clips_pass_and_the_dead_instance_costs_none(front: str, model: str) -> None:
+    answers = [post(front, sound(16_000), model=model) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert answers[0].json()["model"] == model
+
+
+def test_streams_pass(front: str) -> None:
+    client = streamed(front, noise(2.0), "mla")
+    assert client.heard[-1]["type"] == "done"
+
+
+def test_events_pass(front: str) -> None:
+    files = {"file": ("clip.wav", sound(16_000))}
+    data = {"model": "mha", "stream": "true"}
+    answer = httpx.post(f"{front}/v1/audio/transcriptions", data=data, files=files, timeout=60)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert "transcript.text.done" in answer.text
+
+
+def test_the_services_errors_pass(front: str) -> None:
+    answer = post(front, b"", model="nobody")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert answer.headers["x-request-id"]
+
+
+def test_too_large_an_upload_is_refused_as_the_service_would(front: str) -> None:
+    answer = post(front, bytes(LIMIT_BYTES + 1))
+    assert answer.status_code == 413
+    assert set(answer.json()["error"]) == {"type", "code", "message", "param"}
+    assert answer.json()["error"]["code"] == "upload_too_large"
+    assert str(LIMIT_BYTES) in answer.json()["error"]["message"]
+    Client(front, "").refuses_too_much()
+
+
+def test_an_upload_at_the_limit_is_not_nginxs_matter(front: str) -> None:
+    assert post(front, bytes(LIMIT_BYTES)).json()["error"]["code"] != "upload_too_large"
+
+
+def test_metrics_stay_inside(front: str) -> None:
+    Client(front, "").hides_its_metrics()
+    assert httpx.get(f"{front}/metrics").json()["error"]["code"] == "route_not_found"
+
+
+def test_without_any_instance_clients_are_told_to_come_again() -> None:
+    needs("nginx")
+    with tempfile.TemporaryDirectory() as folder, stack.nginx(Path(folder), stack.free_ports(2)) as url:
+        answer = post(url, b"")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (503, "service_unavailable")
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_a_request_that_one_instance_refuses_goes_to_another(watched: Watched) -> None:
+    """One that drains answers 503; nobody behind nginx gets to see it."""
+    needs("nginx")
+    with serving(Settings(decode_workers=1, stream_memory="0"), {"mha": FakeTranscriber()}) as other:
+        other.service.draining = True
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            stack.nginx(Path(folder), ports(other, watched.served)) as url,
+        ):
+            answers = [post(url, sound(16_000)) for _ in range(6)]
+            refused = other.metric("asr_requests_total", outcome="unavailable")
+        other.service.draining = False
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert refused > 0
+    assert all(json.loads(answer.text)["model"] == "mha" for answer in answers)
+
+
+def ports(*served: Served) -> list[int]:
+    return [int(one.url.rpartition(":")[2]) for one in served]

@@ -1,0 +1,204 @@
+"""A report made of recorded samples whose figures are known."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtests import plan, report
+from loadtests.analysis import agreement, levels
+from loadtests.capacity import main as capacity
+from loadtests.http_client import Sample
+from loadtests.plan import Cell, Session, Sizes
+from loadtests.rows import row
+from loadtests.scrape import delta, parse
+from loadtests.store import Store, StoreError
+from loadtests.stream_load import StreamSample
+
+MIB = 2**20
+CARD = {"attention": {"kind": "mha"}, "parameters": 5_000_000, "device": "cpu", "dtype": "float32"}
+WHAT = {"machine": {"cpu": "some", "cores": 2}, "threads": "1", "git_commit": "c0ffee"}
+SIZES = Sizes(2, (1, 4), (0.5, 1.0), (2, 8), (0, 4, 8), 1.0, 1.0, 1.0)
+HOW: dict[str, Any] = {
+    "models": {"mha": "mha", "mla": "mla"},
+    "sizes": plan.described(SIZES),
+    "goal": {"p95_s": 1.0, "p99_s": 2.0},
+    "manifest": "speech",
+    "stream_memory": 512 * MIB,
+}
+# What a stream takes, and how much slower than mha the model is.
+STREAM_BYTES = {"mha": 5 * MIB, "mla": 2 * MIB}
+SLOWER = {"mha": 1.0, "mla": 1.25}
+
+
+def record(cell: Cell) -> dict[str, Any]:
+    """What a sweep keeps beside the samples, with a device that is busy for 2% of the time with each stream."""
+    metrics = {
+        'asr_stream_step_duration_seconds_sum{model="m"}': 0.02 * cell.level * 10 * (cell.kind == "streams"),
+        "asr_model_weight_bytes": 20 * MIB,
+    }
+    server = delta({}, parse("\n".join(f"{name} {value}" for name, value in metrics.items())), wall_s=10.0)
+    memory = {"process": 300 * MIB, "peak": 340 * MIB, "tree": 290 * MIB, "device": None}
+    profile = {
+        "name": "load",
+        "chunk_ms": 640,
+        "slots": 512 * MIB // STREAM_BYTES[cell.model],
+        "cache_bytes_per_stream": STREAM_BYTES[cell.model],
+    }
+    made = {
+        "cell": asdict(cell),
+        "wall_s": 10.0,
+        "client_cpu_share": 0.1,
+        "server": server,
+        "memory": {"before": memory, "after": memory},
+        "models": [{"id": cell.model, "weight_bytes": 20 * MIB, "profiles": [profile], **CARD}],
+    }
+    if cell.kind == "open":
+        made["rate"] = 10 * cell.level
+    if cell.kind == "memory":
+        taken = 300 * MIB + (cell.level > 0) * 10 * MIB + int(cell.level) * STREAM_BYTES[cell.model]
+        made |= {"streams": int(cell.level), "held": memory | {"process": taken}}
+        if not cell.level:
+            made["loaded"] = memory
+    return made
+
+
+def samples(cell: Cell) -> list[dict[str, Any]]:
+    """20 requests a tenth of a second apart, each as long on the way as there are users; streams that miss at 8."""
+    took_s = 0.1 * cell.level * SLOWER[cell.model] * (1 + 0.04 * (cell.repeat - 1))
+    if cell.kind == "streams":
+        one = StreamSample(10.0, 0.64, [took_s] * 20, [], 0.2, 0.01, 0, 16, "hello", 10, 1)
+        return [asdict(one)] * int(cell.level)
+    if cell.kind == "memory":
+        return []
+    if cell.kind == "open":
+        took_s = 0.2 if cell.level < 1 else 1.5
+    return [
+        asdict(Sample("a", 4.0, n / 10, n / 10, n / 10 + took_s, 200, "", "hello", 10, 2)) for n in range(20)
+    ]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    kept = Store.open(tmp_path / "work", HOW)
+    kept.begin()
+    kept.note("what", WHAT)
+    for session in plan.sessions(["mha", "mla"], SIZES):
+        for cell in session.cells:
+            kept.write(cell, record(cell), samples(cell))
+    return kept
+
+
+def test_models_take_turns_and_rates_come_last() -> None:
+    planned = plan.sessions(["mha", "mla"], SIZES)
+    assert [session.model for session in planned if session.cells[0].kind == "open"] == [
+        "mha",
+        "mla",
+        "mla",
+        "mha",
+    ]
+    kinds = [session.cells[0].kind for session in planned]
+    assert kinds == (["closed", "memory", "memory", "memory"] * 4) + ["open"] * 4
+    assert [cell.level for cell in planned[0].cells] == [1, 4, 2, 8]
+    names = [cell.name for session in planned for cell in session.cells]
+    assert len(names) == len(set(names)) == 4 * (2 + 2 + 3 + 2)
+    assert isinstance(planned[0], Session) and plan.seconds(planned, SIZES) > 20 * plan.START_S
+
+
+def test_what_each_carries(store: Store) -> None:
+    found = report.analyse(store)["carries"]
+    mha, mla = found["mha"], found["mla"]
+    # 20 requests; the last is sent at 1.9 s and comes 0.1 s later, in the second repeat 0.104 s.
+    assert mha["requests_per_s"]["high"] == pytest.approx(20 / 2.0)
+    assert mha["requests_per_s"]["low"] == pytest.approx(20 / 2.004, abs=1e-4)
+    assert mha["users_at_goal"] == {"median": 4.0, "low": 4.0, "high": 4.0}
+    assert mha["rate_at_goal"]["median"] == 5.0 and mha["streams_at_goal"]["median"] == 2.0
+    assert mha["streams_missed_in"] == 2
+    for name, model in found.items():
+        assert model["bytes_per_stream"]["median"] == pytest.approx(STREAM_BYTES[name])
+        assert model["rest_bytes"]["median"] == 300 * MIB and model["transient_bytes"]["median"] == 40 * MIB
+        assert model["busy"] == [[2, 0.04], [8, 0.16]]
+    assert (mha["slots"], mla["slots"]) == (102, 256) and mla["weight_bytes"] == 20 * MIB
+
+
+def test_levels_and_ratios(store: Store) -> None:
+    result = report.analyse(store)
+    entries = {(e["kind"], e["model"], e["level"]): e for e in result["levels"]}
+    users = entries["closed", "mha", 4]
+    assert users["p50_s"] == {"median": 0.408, "low": 0.4, "high": 0.416}
+    assert users["counts"] == {"requests": 40, "ok": 40, "busy": 0, "error": 0, "not_sent": 0}
+    assert users["wer"] == {"errors": 80, "words": 400, "percent": 20.0} and users["meets_goal"] == 2
+    assert entries["streams", "mla", 8]["wer"]["percent"] == 10.0
+    assert entries["open", "mha", 1]["meets_goal"] == 0
+    assert result["ratios"]["mla"]["closed 4 p50_s"]["median"] == pytest.approx(1.25)
+    assert result["texts"] == {name: {"clips": 1, "with_several_texts": 0} for name in ("mha", "mla")}
+
+
+def test_how_far_two_runs_agree(store: Store) -> None:
+    result = report.analyse(store)
+    halves = result["agreement"]["odd and even repeats"]
+    assert halves["within"] == halves["compared"] and halves["most"] == pytest.approx(0.0385, abs=1e-3)
+    rows = [row(*store.read(cell), (1.0, 2.0)) for cell in store.cells()]
+    other = levels(rows)
+    for entry in other:
+        if (entry["kind"], entry["model"], entry["level"]) == ("closed", "mla", 4):
+            entry["p50_s"] = {"median": entry["p50_s"]["median"] / 2}
+    apart = agreement(result["levels"], other)
+    assert apart["beyond"] == {"closed mla 4 p50_s": 1.0} and apart["within"] == apart["compared"] - 1
+    assert not any(name.startswith("open") and " 1 " in name for name in apart["beyond"])
+
+
+def test_all_files_are_written_and_name_what_is_there(store: Store, tmp_path: Path) -> None:
+    earlier = report.analyse(store)
+    written = report.write(store, tmp_path / "report", earlier)
+    assert {file.name for file in written} == {
+        *("report.json", "report.md", "report.html"),
+        *("closed.png", "open.png", "streams.png", "memory.png"),
+    }
+    markdown, html = ((tmp_path / "report" / name).read_text() for name in ("report.md", "report.html"))
+    pictures = re.findall(r"!\[.+\]\((.+)\)", markdown)
+    assert len(pictures) == 4 and all(
+        (tmp_path / "report" / name).read_bytes()[:4] == b"\x89PNG" for name in pictures
+    )
+    assert html.count("data:image/png;base64,") == 4 and 'src="closed.png' not in html
+    assert "| memory a stream, seen from outside, MiB | 5.00 | 2.00 |" in markdown
+    assert "Earlier run: of " in markdown and "differ" in markdown and "None" not in markdown
+    tables = [block.splitlines() for block in markdown.split("\n\n") if block.startswith("|")]
+    assert all(len({line.count("|") for line in table}) == 1 for table in tables) and len(tables) >= 6
+    result = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert result["agreement"]["earlier run"]["most"] == 0.0
+
+
+def test_the_calculator_reads_it(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 350 MiB 10 are left by 300 at rest and 40 for a batch: 2 streams of 5 MiB, 5 of 2 MiB; 2% of time each."""
+    (tmp_path / "report.json").write_text(json.dumps(report.analyse(store)))
+    assert capacity([str(tmp_path / "report.json"), "--memory_gib", str(350 / 1024), "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert [model["streams_by_memory"] for model in models] == [2, 5]
+    assert [model["streams_by_time"] for model in models] == [40, 40]
+    assert [model["binds"] for model in models] == ["memory", "memory"]
+
+
+def test_part_of_a_sweep_can_be_reported(tmp_path: Path) -> None:
+    kept = Store.open(tmp_path / "work", HOW)
+    kept.begin()
+    with pytest.raises(StoreError, match="finished"):
+        report.analyse(kept)
+    cell = Cell("closed", "mla", 1, 4)
+    kept.write(cell, record(cell), samples(cell))
+    assert report.main([str(kept.folder), "--output_dir", str(tmp_path / "out")]) == 0
+    assert "-" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_folder_of_another_plan_is_refused(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Store.open(store.folder, HOW).has(Cell("closed", "mla", 1, 4))
+    with pytest.raises(StoreError, match="another manifest"):
+        Store.open(store.folder, HOW | {"manifest": "other"})
+    with pytest.raises(SystemExit, match="2"):
+        report.main([str(tmp_path / "nowhere"), "--output_dir", str(tmp_path)])
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,139 @@
+"""A sweep from its command line, over real servers; the process of the service once by itself."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from loadtests import plan, runner, sweep
+from loadtests.clips import read
+from loadtests.http_client import Target, warm_up
+from loadtests.scrape import scrape, total
+from loadtests.service_process import Service, ServiceError, family, serving
+from service.settings import Settings
+from tests.fakes import FakeTranscriber
+from tests.service import conftest
+
+TINY = plan.Sizes(1, (1, 2), (0.5,), (1, 22, 23), (0, 3), 0.3, 1.0, 0.5)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, str]]]:
+    """Servers of fakes in this process instead of others; which models were started with which options."""
+    starts: list[tuple[str, dict[str, str]]] = []
+
+    @contextmanager
+    def fake(models: dict[str, str], options: Sequence[str]) -> Iterator[Service]:
+        given = dict(zip(options[::2], options[1::2], strict=True))
+        (name,) = models
+        starts.append((name, given))
+        chosen = {name: given[f"--stream-{name}"] for name in ("memory", "profiles")}
+        settings = Settings(
+            decode_workers=1,
+            stream_memory=chosen["memory"],
+            stream_profiles=chosen["profiles"],
+            models=models,
+        )
+        with conftest.serving(settings, {name: FakeTranscriber()}) as served:
+            child: Any = SimpleNamespace(pid=os.getpid())
+            yield Service(child, served.url)
+
+    monkeypatch.setattr(runner, "serving", fake)
+    monkeypatch.setattr(plan, "QUICK", TINY)
+    monkeypatch.setattr(sweep, "MIX_CLIPS", 4)
+    return starts
+
+
+def command(folder: Path, manifest: Path, *options: str) -> int:
+    kept = ["--work_dir", str(folder), "--manifest", str(manifest), "--profile", "640/1"]
+    return sweep.main(["--quick", "--models", "mla=mla", "--stream-memory", "20480", *kept, *options])
+
+
+def test_a_sweep_writes_its_report_and_goes_on_where_it_was(
+    started: list[tuple[str, dict[str, str]]],
+    manifest: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    work = tmp_path / "work"
+    assert command(work, manifest, "--dry_run") == 0
+    assert "4 of 4 services to start, about " in capsys.readouterr().out
+    assert not started and not work.exists()
+
+    assert command(work, manifest) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert [(name, options["--stream-memory"]) for name, options in started] == [
+        ("mla", memory) for memory in ("20480", "0", "3480", "20480")
+    ]
+    result = json.loads((work / "report.json").read_text())
+    carried = result["carries"]["mla"]
+    assert result["what"]["build"][0]["version"] and result["how"]["models"] == {"mla": "mla"}
+    streams, held, rates = (
+        {e["level"]: e for e in result["levels"] if e["kind"] == kind}
+        for kind in ("streams", "memory", "open")
+    )
+    assert list(streams) == [1, 22]  # of 20 places: 22 are too many, and 23 were not tried
+    assert streams[22]["counts"]["lost"] == 2 and carried["streams_at_goal"]["median"] == 1
+    assert streams[1]["wer"]["percent"] == 0.0
+    assert rates[0.5]["rate"]["median"] == pytest.approx(0.5 * carried["requests_per_s"]["median"], abs=1e-3)
+    assert [e["streams"]["median"] for e in held.values()] == [0, 3]
+    assert carried["transient_bytes"]["median"] is not None
+
+    (work / "memory-mla-1-3.json").unlink()
+    assert command(work, manifest, "--dry_run") == 0
+    assert "1 of 4 services to start" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        command(work, manifest, "--seed", "2")
+    assert "was begun with another seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--models", "mha"], "'mha' is not name=source"),
+        (["--profile", "640"], "'640' is not chunk/context"),
+        (["--repeats", "0"], "must be 1 or more"),
+        (["--manifest", "/nowhere"], "/nowhere: "),
+        (["--against", "/nowhere.json"], "/nowhere.json"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        sweep.main(["--work_dir", str(tmp_path), *options])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and said in err
+
+
+async def test_the_service_as_a_process(tiny_folder: Callable[..., Path], manifest: Path) -> None:
+    options = ["--decode-workers", "1", "--stream-memory", "1MB"]
+    with serving({"mla": str(tiny_folder("mla"))}, options) as service:
+        (card,) = service.models()
+        assert card["id"] == "mla" and card["status"] == "ready"
+        pids = list(family(service.child.pid))
+        assert len(pids) >= 2  # with a decoding process
+        before = service.memory()
+        service.forget_peak()
+        await warm_up(Target(service.url, "mla"), read(manifest), users=2, count=4)
+        after = service.memory()
+        assert total(scrape(service.url), "asr_requests_total", outcome="ok", model="mla") == 4
+        for memory in (before, after):
+            assert memory["process"] and memory["peak"] and memory["tree"]
+            assert memory["peak"] >= memory["process"] > 50 * 2**20
+    assert service.child.returncode == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids[:1])
+
+
+@pytest.mark.slow
+def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ServiceError, match="no-such-folder"),
+        serving({"mla": str(tmp_path / "no-such-folder")}),
+    ):
+        pass

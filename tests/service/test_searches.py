@@ -1,0 +1,155 @@
+"""Beam searches beside the engine: over HTTP and in streams, in company and alone, and when a process dies."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+import asr
+from asr import ngram
+from asr.beam import BeamDecoder
+from asr.search import Beam
+from service.errors import ApiError
+from service.searches import PIECE_FRAMES, Searches
+from tests.fakes import FakeTranscriber, spoken
+from tests.service.conftest import WAIT_S, Served, error_of, sound
+from tests.service.live import connected, live, streamed
+
+NAMES = ("hippopotamuses", "zoo")
+HEARD = "A HIPPOPOTAMUSEZ"
+
+
+@pytest.fixture(scope="module")
+def expected(folders: dict[str, str]) -> Callable[[bytes, Beam | None], asr.Transcript]:
+    """What the model itself makes of a file."""
+    model = asr.load(folders["mla"], device="cpu")
+    return lambda file, beam: model.transcribe([asr.audio.read(file)], decoding=beam)[0]
+
+
+def test_clips_in_company_are_searched_as_if_alone(server: Served, expected: Callable) -> None:
+    ways: list[tuple[dict[str, str], Beam | None]] = [
+        ({}, None),
+        ({"decoding": "beam"}, Beam(lm=ngram.BUNDLED)),
+        (
+            {"decoding": "beam", "hot_words": "Tea, a quiet sea,"},
+            Beam(hot_words=("Tea", "a quiet sea"), lm=ngram.BUNDLED),
+        ),
+    ]
+    clips = [sound(8_000 + 4_000 * number, seed=number) for number in range(9)]
+    asked = [(clip, *ways[number % 3]) for number, clip in enumerate(clips)]
+    words = {"timestamp_granularities[]": "word"}
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(lambda one: server.post(one[0], "mla", **one[1], **words), asked))
+    for response, (clip, options, beam) in zip(answers, asked, strict=True):
+        assert response.status_code == 200, response.text
+        wanted = expected(clip, beam)
+        assert response.json()["text"] == wanted.text.lower()
+        assert [w["start"] for w in response.json()["words"]] == [w.start for w in wanted.words]
+        assert ("search;dur" in response.headers["server-timing"]) == ("decoding" in options)
+    assert any(expected(clip, None).text != expected(clip, beam).text for clip, _, beam in asked)
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "said"),
+    [
+        ({"decoding": "best"}, "decoding", "'greedy' or 'beam'"),
+        ({"hot_words": "tea"}, "hot_words", "decoding=beam"),
+        (
+            {"decoding": "beam", "hot_words": ",".join(["tea"] * 101)},
+            "hot_words",
+            "101 phrases; the limit is 100",
+        ),
+        ({"decoding": "beam", "hot_words": "t" * 51}, "hot_words", "51 characters; the limit is 50"),
+        ({"decoding": "beam", "hot_words": "R2D2"}, "hot_words", "'2'"),
+    ],
+)
+def test_what_cannot_be_searched_for_is_refused(
+    server: Served, options: dict[str, str], param: str, said: str
+) -> None:
+    response = server.post(sound(8_000), **options)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["param"] == param and said in str(error["message"])
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ({"decoding": "beam", "hot_words": ["tea"] * 101}, "the limit is 100"),
+        ({"decoding": "beam", "hot_words": ["t" * 51]}, "the limit is 50"),
+        ({"decoding": "beam", "hot_words": ["R2D2"]}, "'2'"),
+        ({"hot_words": ["tea"]}, "decoding=beam"),
+        ({"decoding": "best"}, "'greedy' or 'beam'"),
+    ],
+)
+def test_what_a_stream_cannot_search_for_is_refused(
+    fake_server: Served, start: dict[str, Any], said: str
+) -> None:
+    with connected(fake_server.url) as client:
+        client.say("start", **start)
+        client.error()
+        assert said in client.heard[-1]["message"]
+
+
+def test_a_stream_prefers_hot_words(fake_server: Served) -> None:
+    wave = spoken(HEARD, frames_per_letter=2)
+    assert streamed(fake_server.url, wave).text == HEARD.lower()
+    hot = {"decoding": "beam", "hot_words": [*NAMES, *(f"word number {'x' * n}" for n in range(30))]}
+    client = streamed(fake_server.url, wave, words=True, **hot)
+    assert client.text == "a hippopotamuses"
+    assert [word["word"] for final in client.finals for word in final["words"]] == ["a", "hippopotamuses"]
+
+
+def test_a_searching_streams_flush_leaves_it_as_it_was(fake_server: Served) -> None:
+    wave = spoken("HALLO WORLD", frames_per_letter=4)
+    with live(fake_server.url, decoding="beam") as client:
+        for at in range(0, len(wave), 5_000):
+            client.play(wave[at : at + 5_000])
+            client.say("flush", id=at)
+            client.until("flushed")
+        client.finish()
+    assert client.text == streamed(fake_server.url, wave, decoding="beam").text == "hallo world"
+
+
+@asynccontextmanager
+async def searching() -> AsyncIterator[tuple[Searches, BeamDecoder]]:
+    searches = Searches()
+    try:
+        yield searches, searches.decoder(FakeTranscriber(), NAMES)
+    finally:
+        await asyncio.to_thread(searches.close)
+
+
+def random_scores(frames: int) -> np.ndarray:
+    logits = np.random.default_rng(0).normal(0, 4.0, (frames, 28))
+    return np.asarray(logits - np.log(np.exp(logits).sum(1, keepdims=True)), np.float32)
+
+
+async def test_long_clips_go_piece_by_piece_and_say_the_same() -> None:
+    scores = random_scores(PIECE_FRAMES + 50)
+    async with searching() as (searches, decoder):
+        heard = await searches.hear(decoder, scores)
+        assert decoder.frames == 0
+    decoder.push(scores)
+    assert heard.frames == len(scores)
+    assert heard.words == decoder.words
+
+
+async def test_a_process_that_dies_fails_its_search_and_is_replaced() -> None:
+    scores = random_scores(20)
+    async with searching() as (searches, decoder):
+        before = await searches.hear(decoder, scores)
+        assert searches._pool
+        (victim,) = searches._pool._processes
+        os.kill(victim, signal.SIGKILL)
+        with pytest.raises(ApiError, match="search"):
+            for _ in range(100):  # it may have been waiting for the pool to notice
+                await searches.hear(decoder, scores)
+        async with asyncio.timeout(WAIT_S):
+            assert (await searches.hear(decoder, scores)).words == before.words
