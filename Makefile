@@ -31,7 +31,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup serve test lint format synthesize bundled compare healed ablation reference bench pareto docs smoke host-check dashboards lock \
+.PHONY: help setup serve test lint format synthesize bundled compare healed ablation reference bench pareto docs loadtest smoke host-check dashboards lock \
   tools clean
 .DELETE_ON_ERROR:
 
@@ -99,6 +99,7 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	$(RUN) -m offline.bundle --source runs/mha-5/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
+	$(RUN) -m offline.ngram --manifest $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE) --output_file asr/bundled/words.arpa.gz
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \
 	    --overwrite || exit 1; done
@@ -181,6 +182,9 @@ bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and o
 pareto: $(VENV)/.installed-dev ## WER by bytes and step time of live streams: reports/streaming
 	$(RUN) -m offline.pareto results/streaming-joined.json --benchmark results/benchmark-stream-large.json \
 	  --output_dir reports/streaming
+
+loadtest: $(VENV)/.installed-dev ## measure what the service carries with mha and with mla: results/loadtest (2 hours; ARGS=--quick: 8 minutes)
+	$(RUN) -m loadtests.sweep $(ARGS)
 
 smoke: $(VENV)/.installed-dev tools ## run the deployment's processes without containers, every panel's query: results/smoke.json
 	$(RUN) -m docker.smoke --output results/smoke.json $(ARGS)

@@ -109,8 +109,8 @@ async def lone(target: Target, clip: Clip, repeats: int) -> Figures:
             passed_s = time.perf_counter() - began
             answer.raise_for_status()
             phases = server_timing(answer)
-            device_s = phases["inference"]
-            times.append((device_s, passed_s - device_s, phases["total"] - device_s))
+            on_device_s = phases["inference"]
+            times.append((on_device_s, passed_s - on_device_s, phases["total"] - on_device_s))
     device_s, at_client_s, in_server_s = (list(column) for column in zip(*times[WARM_UP:], strict=True))
     named = {"device_s": device_s, "added_at_client_s": at_client_s, "added_in_server_s": in_server_s}
     return {"audio_s": clip.audio_s} | {name: quantiles(values) for name, values in named.items()}
@@ -182,22 +182,26 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 when all texts were the same, 1 when not, 2 for what cannot be used."""
     options = parser().parse(argv)
     rows = []
+    what = about(sys.argv[1:] if argv is None else argv)
     try:
         sounds = clips.read(options.manifest)
         for model in options.model or ["mha", "mla"]:
             rows.append(measure(model, sounds, options))
             print(line(rows[-1]), flush=True)
+            if options.output_file:
+                options.output_file.parent.mkdir(parents=True, exist_ok=True)
+                text = json.dumps({"what": what, "results": rows}, indent=1)
+                options.output_file.write_text(text + "\n", encoding="utf-8")
     except (ClipsError, ServiceError, httpx.HTTPError) as error:
         parser().error(str(error))
-    if options.output_file:
-        words = sys.argv[1:] if argv is None else argv
-        what = provenance(Namespace(serve=["--dtype", "float32"]), words)
-        what |= {"command": shlex.join(["python", "-m", "loadtests.batching", *words])}
-        what |= {"load_average": [round(load, 2) for load in os.getloadavg()]}
-        text = json.dumps({"what": what, "results": rows}, indent=1)
-        options.output_file.parent.mkdir(parents=True, exist_ok=True)
-        options.output_file.write_text(text + "\n", encoding="utf-8")
     return int(any(row["texts"]["different"] or row["texts"]["unanswered"] for row in rows))
+
+
+def about(words: list[str]) -> Figures:
+    """Which code measured, how, and how busy the machine was with other work."""
+    what = provenance(Namespace(serve=["--dtype", "float32"]), words)
+    what["command"] = shlex.join(["python", "-m", "loadtests.batching", *words])
+    return what | {"load_average": [round(load, 2) for load in os.getloadavg()]}
 
 
 if __name__ == "__main__":

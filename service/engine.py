@@ -57,7 +57,7 @@ class Model(stepper.StreamModel, Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """A transcript, or scores where the job asks for those; and what it took: waiting, on the device, in what company."""
+    """A transcript, or scores where the job asks for those; and what it took: waiting, on the device, with how many."""
 
     transcript: Any
     queue_s: float

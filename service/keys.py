@@ -165,4 +165,10 @@ def _stamp(file: Path) -> object:
     """Differs after a change; and, while one may still be too recent to be told from the next, every time."""
     found = file.stat()
     recent = 0 <= time.time() - found.st_mtime < SETTLED_S
-    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, time.monotonic() if recent else 0)
+    return (
+        found.st_ino,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        time.monotonic() if recent else 0,
+    )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service import keys
+from service import keys, spelling
 
 MIB = 2**20
 FRAME_MS = 20  # of all models of this architecture
@@ -187,8 +187,7 @@ class Settings(BaseSettings):
     open_metrics: bool = Field(False, description="/metrics without a key, where there are keys")
     cors_origins: Annotated[list[str], NoDecode] = Field(
         [],
-        description="web pages that may read answers in a browser: https://host, parted by commas, or * for all; none "
-        "by default",
+        description="web pages that may read answers in a browser: https://host, parted by commas, or * for all",
     )
 
     @property
@@ -198,7 +197,7 @@ class Settings(BaseSettings):
 
     def stream_budget_bytes(self, free_bytes: Callable[[], int]) -> int:
         """What `stream_memory` comes to; `free_bytes` is asked for what is free where it is a share of that."""
-        amount = _amount(self.stream_memory)
+        amount = spelling.amount(self.stream_memory)
         return int(amount * free_bytes() if amount < 1 else amount)
 
     @property
@@ -216,7 +215,7 @@ class Settings(BaseSettings):
     @field_validator("stream_memory", mode="before")
     @classmethod
     def _an_amount(cls, value: Any) -> str:
-        _amount(str(value))
+        spelling.amount(str(value))
         return str(value)
 
     @field_validator("stream_profiles")
@@ -233,14 +232,14 @@ class Settings(BaseSettings):
             return value
         if value.lstrip().startswith("{"):
             return json.loads(value)
-        split = _sizes if info.field_name == "stream_profiles" else _pair
+        split = spelling.sizes if info.field_name == "stream_profiles" else spelling.pair
         return dict(map(split, value.split(",")))
 
     @field_validator("models")
     @classmethod
     def _named(cls, value: dict[str, str]) -> dict[str, str]:
         for name, source in value.items():
-            _pair(f"{name}={source}")
+            spelling.pair(f"{name}={source}")
         return value
 
     @field_validator("model_aliases")
@@ -292,21 +291,6 @@ class Settings(BaseSettings):
         return value
 
 
-def _amount(text: str) -> float:
-    """Bytes, or below 1 a share."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?)B?|B)?", text.strip(), flags=re.IGNORECASE)
-    if not found:
-        raise ValueError("give bytes, such as 536870912, 512MiB or 2GB, or a share below 1, such as 0.5")
-    number, unit, binary = found.groups()
-    power = "KMGT".index(unit.upper()) + 1 if unit else 0
-    return float(number) * (1024 if binary else 1000) ** power
-
-
-def _sizes(text: str) -> tuple[str, str]:
-    name, _, sizes = (part.strip() for part in text.partition("="))
-    return name, sizes
-
-
 def _profile(name: str, sizes: str) -> Profile:
     found = re.fullmatch(r"(\d+)/(\d+(?:\.\d+)?)", sizes)
     if not found or not name or int(found[1]) % FRAME_MS or not FRAME_MS <= int(found[1]) <= 10_000:
@@ -315,10 +299,3 @@ def _profile(name: str, sizes: str) -> Profile:
             f"multiple of {FRAME_MS}, and seconds of context"
         )
     return Profile(name, int(found[1]), float(found[2]))
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, _, source = (part.strip() for part in text.partition("="))
-    if not name or not source:
-        raise ValueError(f"{text!r} is not name=source, such as mla=mla or big=org/model")
-    return name, source

@@ -38,7 +38,8 @@ SERVICE_CORE: dict[str, set[str]] = {
     "keys": {"errors"},
     "metrics": set(),
     "schemas": set(),
-    "settings": {"keys"},
+    "settings": {"keys", "spelling"},
+    "spelling": set(),
 }
 # How a model is loaded, and torch with it. In service/ only app does; the decoding processes must do without.
 LOADERS = {"", "load", "Transcriber", "checkpoint", "encoder", "transcriber"}

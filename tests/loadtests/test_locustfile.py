@@ -39,7 +39,7 @@ def test_all_kinds_of_users(fakes: Served, manifest: Path, tmp_path: Path) -> No
     assert 0 < len(sent) <= counted
 
 
-@pytest.mark.parametrize(("option", "said"), [("/nowhere.jsonl", "/nowhere.jsonl")])
-def test_recordings_that_are_not_there(option: str, said: str) -> None:
-    made = locust("-u", "1", "-t", "3s", "--manifest", option)
-    assert made.returncode != 0 and said in made.stderr
+@pytest.mark.slow
+def test_recordings_that_are_not_there() -> None:
+    made = locust("-u", "1", "-t", "3s", "--manifest", "/nowhere.jsonl")
+    assert made.returncode == 2 and "/nowhere.jsonl" in made.stderr

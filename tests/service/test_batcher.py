@@ -191,7 +191,8 @@ def test_giving_up_answers_everyone() -> None:
 
 Action = tuple[str, int]
 ACTIONS = st.tuples(
-    st.sampled_from(["submit", "submit", "submit", "cancel", "expire", "take", "finish"]), st.integers(0, 1500)
+    st.sampled_from(["submit", "submit", "submit", "cancel", "expire", "take", "finish"]),
+    st.integers(0, 1500),
 )
 
 
@@ -204,7 +205,7 @@ class Played:
         self.gone: set[Job] = set()  # cancelled or past their deadline while they waited
         self.ran: list[Job] = []
         self.running: list[Batch] = []
-        self.turns: dict[Job, int] = {}  # after how many more batches of its model a job must have had its turn
+        self.turns: dict[Job, int] = {}  # in how many batches of its model a job's turn must have come
 
     @property
     def waiting(self) -> list[Job]:

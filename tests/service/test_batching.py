@@ -17,7 +17,9 @@ def speech() -> list[bytes]:
     """Recordings from short to long."""
     lines = (SPEECH / "test-seen-voices.jsonl").read_text().splitlines()
     entries = sorted(map(json.loads, lines), key=lambda entry: entry["duration"])
-    return [(SPEECH / entry["audio_filepath"]).read_bytes() for entry in entries[:: len(entries) // CLIPS][:CLIPS]]
+    return [
+        (SPEECH / entry["audio_filepath"]).read_bytes() for entry in entries[:: len(entries) // CLIPS][:CLIPS]
+    ]
 
 
 def heard(answer: httpx.Response) -> tuple[str, list[tuple[str, float, float]]]:
@@ -40,5 +42,3 @@ def test_speech_gives_the_same_words_alone_and_under_load() -> None:
 
 def send(served: Served, clip: bytes) -> httpx.Response:
     return served.post(clip, **{"timestamp_granularities[]": "word"})
-
-

@@ -78,7 +78,11 @@ V1 = "5:cpuset:/\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/x\n"
         ("0::/\n", {"sys__fs__cgroup__cpu.max": "50000 100000\n"}, 1),
         ("0::/\n", {"sys__fs__cgroup__cpu.max": "1600000 100000\n"}, 8),
         ("0::/\n", {"sys__fs__cgroup__cpu.max": "nonsense\n"}, 8),
-        ("0::/a/b\n", {"sys__fs__cgroup__a__cpu.max": "200000 100000", "sys__fs__cgroup__a__b__cpu.max": "max 1"}, 2),
+        (
+            "0::/a/b\n",
+            {"sys__fs__cgroup__a__cpu.max": "200000 100000", "sys__fs__cgroup__a__b__cpu.max": "max 1"},
+            2,
+        ),
         ("0::/host/path\n", {"sys__fs__cgroup__cpu.max": "400000 100000\n"}, 4),
         (
             V1,
@@ -90,12 +94,18 @@ V1 = "5:cpuset:/\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/x\n"
         ),
         (
             V1,  # in the container the group's files lie at the top
-            {"sys__fs__cgroup__cpu__cpu.cfs_quota_us": "300000\n", "sys__fs__cgroup__cpu__cpu.cfs_period_us": "100000\n"},
+            {
+                "sys__fs__cgroup__cpu__cpu.cfs_quota_us": "300000\n",
+                "sys__fs__cgroup__cpu__cpu.cfs_period_us": "100000\n",
+            },
             3,
         ),
         (
             V1,
-            {"sys__fs__cgroup__cpu__cpu.cfs_quota_us": "-1\n", "sys__fs__cgroup__cpu__cpu.cfs_period_us": "100000\n"},
+            {
+                "sys__fs__cgroup__cpu__cpu.cfs_quota_us": "-1\n",
+                "sys__fs__cgroup__cpu__cpu.cfs_period_us": "100000\n",
+            },
             8,
         ),
     ],

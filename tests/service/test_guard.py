@@ -20,7 +20,14 @@ ALICE, BOB = "a" * 32, "b" * 32
 ORIGIN = "https://page.example"
 OPEN = {"/", "/health", "/health/live", "/health/ready"}
 OPEN |= {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
-CLOSED = {"/transcribe", "/v1/audio/transcriptions", "/v1/models", "/v1/models/{name:path}", "/metrics", "/stream"}
+CLOSED = {
+    "/transcribe",
+    "/v1/audio/transcriptions",
+    "/v1/models",
+    "/v1/models/{name:path}",
+    "/metrics",
+    "/stream",
+}
 
 
 def settings(**options: Any) -> Settings:
@@ -101,7 +108,9 @@ def address(served: Served) -> str:
     return f"{served.url.replace('http', 'ws', 1)}/stream?model=mha"
 
 
-@pytest.mark.parametrize("offered", [None, ["mla-asr"], ["mla-asr", "bearer.wrong"], ["mla-asr", f"basic.{ALICE}"]])
+@pytest.mark.parametrize(
+    "offered", [None, ["mla-asr"], ["mla-asr", "bearer.wrong"], ["mla-asr", f"basic.{ALICE}"]]
+)
 def test_a_stream_without_a_key_is_refused_before_it_is_accepted(guarded: Served, offered: Any) -> None:
     with pytest.raises(InvalidStatus) as refused:
         connect(address(guarded), subprotocols=offered)

@@ -37,7 +37,9 @@ def test_a_file_has_names_keys_hashes_and_comments() -> None:
     assert parse(text) == [("alice", hashed(ALICE)), ("bob", hashed(BOB)), ("alice", hashed(CAROL))]
 
 
-@pytest.mark.parametrize("key", ["short", "spaces in a key of length", "padded+base64/key==", "sha256$12", ""])
+@pytest.mark.parametrize(
+    "key", ["short", "spaces in a key of length", "padded+base64/key==", "sha256$12", ""]
+)
 def test_a_bad_key_is_named_by_its_line_and_not_shown(key: str) -> None:
     with pytest.raises(ValueError, match="line 2: the key of bob") as refused:
         parse(f"alice:{ALICE}\nbob:{key}")

@@ -15,7 +15,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.fakes import FakeTranscriber, spoken
 from tests.service.conftest import Served, serving, sound, wait_until
-from tests.service.live import connected, streamed, stream_settings
+from tests.service.live import connected, stream_settings, streamed
 
 ALICE = "a" * 32
 
@@ -50,10 +50,18 @@ def lines(stream: io.StringIO, **fields: Any) -> list[dict[str, Any]]:
 
 def test_a_json_line_has_the_time_the_level_and_what_comes_with_it(written: io.StringIO) -> None:
     set_up(written, "json", "info")
-    logging.getLogger("here").warning("two\nlines of %s", "text", extra={"model": "mla", "none": None, "other": {1}})
+    logging.getLogger("here").warning(
+        "two\nlines of %s", "text", extra={"model": "mla", "none": None, "other": {1}}
+    )
     (line,) = lines(written)
     assert line.pop("time").endswith("+00:00")
-    assert line == {"level": "warning", "logger": "here", "message": "two\nlines of text", "model": "mla", "other": "{1}"}
+    assert line == {
+        "level": "warning",
+        "logger": "here",
+        "message": "two\nlines of text",
+        "model": "mla",
+        "other": "{1}",
+    }
 
 
 def test_a_traceback_is_part_of_the_line(written: io.StringIO) -> None:
@@ -68,7 +76,9 @@ def test_a_traceback_is_part_of_the_line(written: io.StringIO) -> None:
 
 def test_text_cannot_be_made_to_look_like_more_than_it_is(written: io.StringIO) -> None:
     set_up(written, "text", "info")
-    logging.getLogger("here").info("said", extra={"route": "/a", "model": 'x" status=200\nforged', "count": 3})
+    logging.getLogger("here").info(
+        "said", extra={"route": "/a", "model": 'x" status=200\nforged', "count": 3}
+    )
     (line,) = written.getvalue().splitlines()
     assert line.endswith(r'here: said route=/a model="x\" status=200\nforged" count=3')
 
@@ -116,7 +126,14 @@ def test_what_is_logged_of_requests(served: Served, written: io.StringIO) -> Non
     (line,) = lines(written, logger="service.access")
     assert line["message"] == "POST /transcribe 200"
     assert line["request_id"] == answer.headers["x-request-id"]
-    expected = {"method": "POST", "route": "/transcribe", "status": 200, "model": "mha", "key": "alice", "audio_s": 0.5}
+    expected = {
+        "method": "POST",
+        "route": "/transcribe",
+        "status": 200,
+        "model": "mha",
+        "key": "alice",
+        "audio_s": 0.5,
+    }
     assert expected.items() <= line.items()
     phases = {"upload_s", "decode_s", "queue_s", "inference_s", "total_s", "duration_s"}
     assert all(line[phase] >= 0 for phase in phases)

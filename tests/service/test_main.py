@@ -83,7 +83,10 @@ KEY = "k" * 20
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--api-keys", f"alice:{KEY}, bob:{KEY}!"], "--api-keys: line 2: the key of bob is not 16 to 256 letters"),
+        (
+            ["--api-keys", f"alice:{KEY}, bob:{KEY}!"],
+            "--api-keys: line 2: the key of bob is not 16 to 256 letters",
+        ),
         (["--api-keys-file", "/nowhere/keys"], "/nowhere/keys cannot be read: No such file"),
         (["--cors-origins", "https://a.example,b.example"], "'b.example' is no origin"),
         (["--max-requests-per-key", "0"], "--max-requests-per-key is '0'"),
@@ -104,7 +107,9 @@ def test_keys_of_the_environment_are_hashed_at_once(monkeypatch: pytest.MonkeyPa
     assert KEY not in repr(settings) and "sha256" not in repr(settings)
 
 
-@pytest.mark.parametrize("given", ["https://a.example,http://b:8080", '["https://a.example", "http://b:8080"]'])
+@pytest.mark.parametrize(
+    "given", ["https://a.example,http://b:8080", '["https://a.example", "http://b:8080"]']
+)
 def test_origins_from_the_environment(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("MLA_ASR_CORS_ORIGINS", given)
     assert Settings().cors_origins == ["https://a.example", "http://b:8080"]

@@ -16,7 +16,7 @@ from asr import ngram
 from asr.beam import BeamDecoder
 from asr.search import Beam
 from service.errors import ApiError
-from service.searches import PIECE_FRAMES, Searches
+from service.searches import Searches
 from tests.fakes import FakeTranscriber, spoken
 from tests.service.conftest import WAIT_S, Served, error_of, sound
 from tests.service.live import connected, live, streamed
@@ -131,8 +131,9 @@ def random_scores(frames: int) -> np.ndarray:
     return np.asarray(logits - np.log(np.exp(logits).sum(1, keepdims=True)), np.float32)
 
 
-async def test_long_clips_go_piece_by_piece_and_say_the_same() -> None:
-    scores = random_scores(PIECE_FRAMES + 50)
+async def test_long_clips_go_piece_by_piece_and_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.searches.PIECE_FRAMES", 40)
+    scores = random_scores(130)
     async with searching() as (searches, decoder):
         heard = await searches.hear(decoder, scores)
         assert decoder.frames == 0

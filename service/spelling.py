@@ -1,0 +1,29 @@
+"""How settings are written: amounts of memory, and pairs. Raises ValueError for what is none."""
+
+from __future__ import annotations
+
+import re
+
+
+def amount(text: str) -> float:
+    """Bytes, or below 1 a share."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?)B?|B)?", text.strip(), flags=re.IGNORECASE)
+    if not found:
+        raise ValueError("give bytes, such as 536870912, 512MiB or 2GB, or a share below 1, such as 0.5")
+    number, unit, binary = found.groups()
+    power = "KMGT".index(unit.upper()) + 1 if unit else 0
+    return float(number) * (1024 if binary else 1000) ** power
+
+
+def sizes(text: str) -> tuple[str, str]:
+    """name=sizes, the sizes as they are."""
+    name, _, rest = (part.strip() for part in text.partition("="))
+    return name, rest
+
+
+def pair(text: str) -> tuple[str, str]:
+    """name=source."""
+    name, _, source = (part.strip() for part in text.partition("="))
+    if not name or not source:
+        raise ValueError(f"{text!r} is not name=source, such as mla=mla or big=org/model")
+    return name, source
