@@ -31,8 +31,8 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup serve test lint format synthesize bundled compare healed ablation reference bench pareto docs loadtest smoke host-check dashboards lock \
-  tools clean
+.PHONY: help setup serve test lint format synthesize bundled compare healed ablation reference bench pareto docs loadtest smoke host-check dashboards lock
+.PHONY: tools clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets

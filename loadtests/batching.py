@@ -69,9 +69,13 @@ def compared(single: Samples, loaded: Samples) -> Figures:
     return {
         "clips": len(pairs),
         "unanswered": sum(sample.outcome != "ok" for pair in pairs for sample in pair),
-        "different": [one.clip for one, other in pairs if one.text != other.text],
+        "different": [one.clip for one, other in pairs if both_ok(one, other) and one.text != other.text],
         "empty": sum(not one.text for one in single),
     }
+
+
+def both_ok(one: Sample, other: Sample) -> bool:
+    return one.outcome == other.outcome == "ok"
 
 
 def load(target: Target, sounds: Sequence[Clip], users: int) -> tuple[Samples, Figures]:
@@ -157,7 +161,8 @@ def line(row: Figures) -> str:
     """One model for the screen."""
     cost, by_count, added = row["by_cost"], row["by_count"], row["alone"]["added_at_client_s"]
     return (
-        f"{row['model']}: {len(row['texts']['different'])} of {row['texts']['clips']} texts differ; padding "
+        f"{row['model']}: {len(row['texts']['different'])} of {row['texts']['clips']} texts differ, "
+        f"{row['texts']['unanswered']} requests unanswered; padding "
         f"{100 * cost['padding_ratio']:.1f}% by cost, {100 * by_count['padding_ratio']:.1f}% by count; device busy "
         f"{100 * cost['device_busy_share']:.0f}% and {100 * by_count['device_busy_share']:.0f}%; "
         f"{cost['audio_s_per_s']} and {by_count['audio_s_per_s']} s of audio a second; a lone clip of "

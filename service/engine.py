@@ -57,7 +57,7 @@ class Model(stepper.StreamModel, Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """A transcript, or scores where the job asks for those; and what it took: waiting, on the device, with how many."""
+    """A transcript, or the scores if the job asks for them; and the wait, the time on the device, the batch's size."""
 
     transcript: Any
     queue_s: float

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,7 +28,8 @@ access = logging.getLogger("service.access")
 
 STARTS = ("http.response.start", "websocket.http.response.start")
 PROBES = ("/health", "/health/live", "/health/ready", "/metrics")  # asked every few seconds
-EXPOSED = ("X-Request-ID", "Server-Timing", "Retry-After")
+EXPOSED = ("X-Request-ID", "X-Ignored-Options", "Server-Timing", "Retry-After")
+DRAIN_BYTES, DRAIN_S = 2**20, 1.0  # of an upload that is refused
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -67,6 +70,8 @@ class RequestContext:
                     headers["Connection"] = (
                         "close"  # else the rest of a refused upload would still be taken in
                     )
+            elif unread and noted.get("status", 0) >= 400 and _is_small(scope):
+                await _drain(receive_to_end)
             await send(message)
 
         try:
@@ -88,6 +93,24 @@ def _log_end(scope: Scope, noted: logs.Fields) -> None:
     if route in PROBES and level == logging.INFO:
         level = logging.DEBUG
     access.log(level, "%s %s %s", scope["method"], route, noted.get("status", "-"), extra=fields)
+
+
+def _is_small(scope: Scope) -> bool:
+    """Whether what is left of an upload may be small; one that waits to be asked for it has sent none."""
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "0")
+    return "expect" not in headers and length.isdecimal() and int(length) <= DRAIN_BYTES
+
+
+async def _drain(receive: Receive) -> None:
+    """Take in the rest of a small upload: closed on while it still sends, a client may see a reset and no answer."""
+    received_bytes, more = 0, True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while more and received_bytes < DRAIN_BYTES:
+                message = await receive()
+                received_bytes += len(message.get("body", b""))
+                more = message.get("more_body", False)
 
 
 def _has_body(scope: Scope) -> bool:

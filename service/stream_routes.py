@@ -132,6 +132,7 @@ class Connection:
         if self._service.draining:
             raise Unavailable("the server is shutting down", code="draining")
         model = self._socket.query_params.get("model", "")
+        model = self._service.settings.model_aliases.get(model, model)
         self._service.check_model(model)
         if not self._service.engine.ready:
             raise Unavailable("the models are not ready yet; /health/ready says when")
