@@ -93,8 +93,8 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	  --decay_steps 3000 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.35 \
 	  --augment_strength 0.3 --augment_ramp_steps 0 --seed 4
 	$(LEARN) --train_manifest $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE) --init_from runs/mha-4/final --output_dir runs/mha-5 \
-	  --max_steps 2400 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
-	  --decay_steps 2400 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.45 \
+	  --max_steps 2050 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
+	  --decay_steps 2050 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.45 \
 	  --average_decay 0.995 --augment_strength 0.4 --augment_ramp_steps 0 --seed 5
 	$(RUN) -m offline.bundle --source runs/mha-5/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
