@@ -125,8 +125,9 @@ def sentences_of(args: Namespace) -> set[str]:
 
 def _for_measuring(manifests: Sequence[Path]) -> list[Path]:
     """The manifests that are not for training, in all folders beside those of the given ones."""
-    roots = {manifest.resolve().parent.parent for manifest in manifests}
-    return sorted(file for root in roots for file in root.glob("*/*.jsonl") if file.name != "train.jsonl")
+    given = {manifest.resolve() for manifest in manifests}
+    beside = {file for manifest in given for file in manifest.parent.parent.glob("*/*.jsonl")}
+    return sorted(file for file in beside - given if file.name != "train.jsonl")
 
 
 def _texts(manifest: Path) -> Iterator[str]:

@@ -79,6 +79,9 @@ def test_sentences_for_measuring_are_never_seen(tmp_path: Path) -> None:
     alone = tmp_path / "alone.arpa.gz"
     assert main([*options, "--least_word", "1", "--output_file", str(alone)]) == 0
     assert output.read_bytes() == alone.read_bytes()  # as if they had never been there
+    options[1] = str(only.rename(only.with_name("mine.jsonl")))
+    assert main([*options, "--least_word", "1", "--output_file", str(alone)]) == 0
+    assert output.read_bytes() == alone.read_bytes()  # whatever a manifest that is given is called
 
 
 def test_what_is_no_manifest_is_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
