@@ -30,13 +30,19 @@ class Objective(nn.Module):
         intermediate_weight: float = 0.0,
         trainable: str = "all",
         freeze_front_end: bool = False,
+        batch_statistics: bool = False,
     ) -> None:
-        """trainable: one of PARTS. Raises ValueError where the model has no such parameters."""
+        """trainable: one of PARTS. Raises ValueError where the model has no such parameters.
+
+        batch_statistics: batch norm uses and learns those of each batch, where all parameters learn. For training from
+        the start; to a model that is good already they are noise, since a batch is a few voices.
+        """
         super().__init__()
         self.model = model
         self.blank = blank
         self.intermediate_weight = intermediate_weight
         self.trainable = trainable
+        self.batch_statistics = batch_statistics
         for name, parameter in model.named_parameters():
             frozen = freeze_front_end and name.startswith(FRONT_END)
             parameter.requires_grad = learns(trainable, name) and not frozen
@@ -46,10 +52,11 @@ class Objective(nn.Module):
             )
 
     def train(self, mode: bool = True) -> "Objective":
-        """As in torch; where only a part learns, batch norm keeps its statistics."""
+        """As in torch; where only a part learns, or without batch_statistics, batch norm keeps to those it has."""
         super().train(mode)
+        keeps = self.trainable != "all" or not self.batch_statistics
         for module in self.modules():
-            if self.trainable != "all" and isinstance(module, nn.BatchNorm1d):
+            if keeps and isinstance(module, nn.BatchNorm1d):
                 module.eval()
         return self
 

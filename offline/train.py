@@ -178,7 +178,7 @@ def build(args: Namespace) -> CTCTrainer:
         train = join(train, args.join_s, JOIN_COPIES, args.seed)
     durations_s = [utterance.duration_s for utterance in train]
     return CTCTrainer(
-        Objective(model, vocabulary.blank, args.intermediate_ctc, args.trainable),
+        Objective(model, vocabulary.blank, args.intermediate_ctc, args.trainable, batch_statistics=True),
         vocabulary,
         training,
         train=SpeechDataset(
