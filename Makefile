@@ -141,9 +141,11 @@ MEASURE := $(RUN) -m offline.evaluate --dataset $(TEST)
 compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) ## convert mha in every way, measure all on 6,000 clips: reports/compare (an hour)
 	$(MEASURE) --model mha,$(call list,$(ARMS:%=runs/arms/%)) --output_file results/compare.json
 	$(MEASURE) --model mha --dtype bfloat16 --latency_clips 0 --output_file results/compare-bfloat16.json
+	$(MEASURE) --model mha --batch_size 1 --latency_clips 0 --output_file results/compare-alone.json
 	$(RUN) -m offline.agreement --model mha,$(call list,$(ARMS:%=runs/arms/%)) --dataset $(TEST) --max_samples 1000 \
 	  --output_file results/compare-agreement.json
-	$(RUN) -m offline.compare results/compare.json results/compare-bfloat16.json --margin 0.1 \
+	$(RUN) -m offline.compare results/compare.json results/compare-bfloat16.json results/compare-alone.json \
+	  results/benchmark.json results/benchmark-large.json --margin 0.1 \
 	  --margins $(call list,$(foreach arm,$(filter joint-87.5-%,$(ARMS)),runs/arms/$(arm)=0.7)) \
 	  --models $(call list,$(foreach arm,$(ARMS),$(arm)=runs/arms/$(arm))) --output_dir reports/compare
 

@@ -16,7 +16,7 @@ SPEECH = ROOT / "tests" / "speech"
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "asr/bundled/README.md"]
 
 
 def pictured() -> Iterator[str]:
