@@ -22,7 +22,7 @@ ARGS   ?=
 
 RUN := $(VENV)/bin/python
 EXTRAS_service   := av,hub,service
-EXTRAS_dev       := av,hub,hf-datasets,service,offline,loadtests,dev
+EXTRAS_dev       := av,hub,hf-datasets,service,offline,loadtests,ray,dev
 EXTRAS_synthesis := av,hub,offline,synthesis
 TOOLS := espeak-ng flite fortunes wordnet-base ffmpeg sox prometheus prometheus-alertmanager nginx docker-compose
 # Asked once whether the index answers: pip would try, and wait, for every package anew.
@@ -31,7 +31,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup serve test lint format synthesize bundled compare healed ablation reference bench pareto docs loadtest smoke host-check dashboards lock
+.PHONY: help setup serve test lint format synthesize bundled compare healed ablation reference bench pareto docs loadtest ray-trial smoke host-check dashboards lock
 .PHONY: tools clean
 .DELETE_ON_ERROR:
 
@@ -187,6 +187,9 @@ pareto: $(VENV)/.installed-dev ## WER by bytes and step time of live streams: re
 
 loadtest: $(VENV)/.installed-dev ## measure what the service carries with mha and with mla: results/loadtest (2 hours; ARGS=--quick: 8 minutes)
 	$(RUN) -m loadtests.sweep $(ARGS)
+
+ray-trial: $(VENV)/.installed-dev ## kill and retire replicas of the service on Ray Serve here: results/ray.json (4 minutes)
+	$(RUN) -m docker.ray_trial --output results/ray.json $(ARGS)
 
 smoke: $(VENV)/.installed-dev tools ## run the deployment's processes without containers, every panel's query: results/smoke.json
 	$(RUN) -m docker.smoke --output results/smoke.json $(ARGS)

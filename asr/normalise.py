@@ -3,6 +3,7 @@
 B clips, N samples, K chunks. Statistics are float64, so that they do not depend on how far a batch is padded.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ EPSILON = 1e-7
 # What a stream assumes before it has heard anything: half a second of quiet speech.
 PRIOR_RMS = 0.05
 PRIOR_SAMPLES = 8_000
+BLOCK_SAMPLES = 2**20
 
 
 def normalise(waves: Tensor, lengths: Tensor) -> Tensor:
@@ -24,6 +26,14 @@ def normalise(waves: Tensor, lengths: Tensor) -> Tensor:
     centred = (samples - mean) * valid
     variance = centred.square().sum(1, keepdim=True) / count
     return (centred / (variance + EPSILON).sqrt()).float()
+
+
+def moments(wave: np.ndarray) -> tuple[float, float]:
+    """[N] float32 -> what `normalise` subtracts and divides by, in little more memory than the wave has already."""
+    mean = float(wave.sum(dtype=np.float64)) / max(len(wave), 1)
+    blocks = (wave[first : first + BLOCK_SAMPLES] for first in range(0, len(wave), BLOCK_SAMPLES))
+    squares = sum(float(np.square(block - np.float64(mean)).sum()) for block in blocks)
+    return mean, (squares / max(len(wave), 1) + EPSILON) ** 0.5
 
 
 def normalise_chunks(waves: Tensor, lengths: Tensor, chunk_samples: int, tail_samples: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The door: load a model, hand it waveforms, get words."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +17,10 @@ from asr.beam import BeamDecoder
 from asr.cache import StreamCache
 from asr.ctc import Vocabulary, Word, greedy
 from asr.encoder import ConformerCTC
-from asr.normalise import normalise
+from asr.precision import cuda_dtype
 from asr.search import Beam, BeamSearch, search_of
+from asr.windows import Window, is_long, windows_of
 
-# Attention is quadratic: a longer clip runs in windows of this length, and what each says within the margin of a cut,
-# where it lacks context, is left to its neighbour.
-WINDOW_FRAMES = 3_000
-MARGIN_FRAMES = 250
-Heard = Callable[[int, np.ndarray], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -94,7 +90,7 @@ class Transcriber:
         *,
         chunk_frames: int | None = None,
         left_context_frames: int = 0,
-        heard: Sequence[Heard | None] = (),
+        normalised: bool = False,
     ) -> list[np.ndarray]:
         """Log-probabilities of each clip, as if it were alone.
 
@@ -103,8 +99,7 @@ class Transcriber:
                 of over a minute runs by itself in overlapping windows, so that memory stays bounded.
             chunk_frames: None, or C for the chunk-masked whole forward (what a stream with chunks of C frames gives).
             left_context_frames: F, the frames before a chunk that it sees.
-            heard: none, or for each clip what is told of every window when it is done: its first frame, and its
-                log-probabilities from there to the next window's.
+            normalised: the waves are samples of `windows`.
 
         Returns:
             float32 [frames, vocabulary] each; [0, vocabulary] for a clip under 400 samples.
@@ -113,30 +108,31 @@ class Transcriber:
             ValueError: a wave is not one-dimensional, holds NaN or infinity, or C or F is out of range.
         """
         _check(waves, chunk_frames, left_context_frames)
+        if normalised:
+            return self._forward(waves, normalised=True)
         if chunk_frames is not None:
             return self._forward(waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames)
-        long = [index for index, wave in enumerate(waves) if self.config.frames(len(wave)) > WINDOW_FRAMES]
-        found = {index: self._in_windows(waves[index], heard[index] if heard else None) for index in long}
+        long = [index for index, wave in enumerate(waves) if self.is_long(len(wave))]
+        found = {index: self._in_windows(waves[index]) for index in long}
         rest = [index for index in range(len(waves)) if index not in found]
         found |= zip(rest, self._forward([waves[index] for index in rest]), strict=True)
         return [found[index] for index in range(len(waves))]
 
-    def _in_windows(self, wave: np.ndarray, heard: Heard | None) -> np.ndarray:
-        """Log-probabilities [frames, vocabulary] of one long clip, normalised as a whole."""
-        config, frames = self.config, self.config.frames(len(wave))
-        normed = normalise(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))[0].numpy()
-        parts = []
-        for first in range(0, frames, WINDOW_FRAMES - 2 * MARGIN_FRAMES):
-            last = min(first + WINDOW_FRAMES - 2 * MARGIN_FRAMES, frames)
-            end = min(last + MARGIN_FRAMES, frames)
-            begin = max(
-                min(first - MARGIN_FRAMES, end - WINDOW_FRAMES), 0
-            )  # the last window is a whole one, too
-            window = normed[begin * config.hop_samples : end * config.hop_samples + config.tail_samples]
-            parts.append(self._forward([window], normalised=True)[0][first - begin : last - begin])
-            if heard:
-                heard(first, parts[-1])
-        return np.concatenate(parts)
+    def is_long(self, samples: int) -> bool:
+        """Whether a clip of so many samples is heard in windows."""
+        return is_long(self.config, samples)
+
+    def windows(self, wave: np.ndarray) -> Iterator[Window]:
+        """The windows of one clip, in order: what `log_probs` hears of it. Raises ValueError as that does."""
+        _check([wave], None, 0)
+        return windows_of(self.config, wave)
+
+    def _in_windows(self, wave: np.ndarray) -> np.ndarray:
+        """Log-probabilities [frames, vocabulary] of one long clip."""
+        heard = (
+            self._forward([window.samples], normalised=True)[0][window.kept] for window in self.windows(wave)
+        )
+        return np.concatenate(list(heard))
 
     def _forward(self, waves: list[np.ndarray], **how: Any) -> list[np.ndarray]:
         """Log-probabilities of one padded batch."""
@@ -154,7 +150,6 @@ class Transcriber:
         *,
         chunk_frames: int | None = None,
         left_context_frames: int = 0,
-        heard: Sequence[Heard | None] = (),
         decoding: Beam | None = None,
     ) -> list[Transcript]:
         """Transcripts of waves as `log_probs` takes them, in the same order.
@@ -163,16 +158,13 @@ class Transcriber:
             waves: as for `log_probs`, as are all others but `decoding`.
             chunk_frames: see there.
             left_context_frames: see there.
-            heard: see there.
             decoding: None for greedy, or how to search with a beam.
 
         Raises:
             ValueError: as `log_probs`, or `decoding` cannot be used.
             OSError: the file of its n-gram cannot be read.
         """
-        scores = self.log_probs(
-            waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames, heard=heard
-        )
+        scores = self.log_probs(waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames)
         return [
             self.transcript(clip, len(wave) / SAMPLE_RATE, decoding)
             for wave, clip in zip(waves, scores, strict=True)
@@ -261,7 +253,7 @@ def load(
     Args:
         name: what to load.
         device: default `cuda` when there is one, else `cpu`.
-        dtype: `float32`, `bfloat16` or `float16`; default bfloat16 on CUDA, float32 on a CPU.
+        dtype: `float32`, `bfloat16` or `float16`; default what `precision` says on CUDA, float32 elsewhere.
 
     Raises:
         CheckpointError: the model cannot be found or read.
@@ -271,7 +263,8 @@ def load(
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choices: {', '.join(DTYPES)}")
     if dtype is None:
-        dtype = "bfloat16" if device.type == "cuda" else "float32"
+        on_gpu = device.type == "cuda"
+        dtype = cuda_dtype(torch.cuda.get_device_capability(device))[0] if on_gpu else "float32"
     model, vocabulary = checkpoint.load(name, device, DTYPES[dtype] if isinstance(dtype, str) else dtype)
     return Transcriber(str(name), model, vocabulary, checkpoint.resolve(name))
 

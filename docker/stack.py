@@ -72,15 +72,29 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, within_s: fl
     raise RuntimeError(f"{url} does not answer; {log.name} ends with:\n{log.read_text()[-2000:]}")
 
 
-def nginx_config(folder: Path, port: int, services: Sequence[int], upload_bytes: int = 200 * 2**20) -> str:
+def nginx_limits() -> dict[str, str]:
+    """The service's limits that Compose gives nginx, as they are when the environment names none."""
+    environment = yaml.safe_load((HERE.parent / "docker-compose.yml").read_text())["services"]["nginx"][
+        "environment"
+    ]
+    found = {name: re.fullmatch(rf"\$\{{{name}:-(\d+)\}}", str(value)) for name, value in environment.items()}
+    return {name: match[1] for name, match in found.items() if match}
+
+
+def nginx_config(
+    folder: Path, port: int, services: Sequence[int], limits: Mapping[str, int] | None = None
+) -> str:
     """The committed configuration, with ports of this machine in place of names, and files in `folder`.
+
+    `limits` are settings of the service by their variables' names, where they are not the defaults.
 
     `resolve` and `resolver` go with the names: Debian's nginx has them only from version 1.27.3 on.
     """
     text = (HERE / "nginx" / "nginx.conf.template").read_text()
     servers = " ".join(f"server 127.0.0.1:{service} max_fails=0;" for service in services)
+    values = nginx_limits() | {name: str(value) for name, value in (limits or {}).items()}
     changes = {
-        r"\$\{MAX_UPLOAD_BYTES\}": str(upload_bytes),
+        **{rf"\$\{{{name}\}}": value for name, value in values.items()},
         r"resolver(_timeout)? [^;]*;": "",
         r"server asr:8000 resolve max_fails=0;": servers,
         r"listen 8080;": f"listen 127.0.0.1:{port};",

@@ -37,7 +37,8 @@ import torch
 from tqdm import tqdm
 
 from asr.audio import SAMPLE_RATE
-from asr.transcriber import DTYPES, WINDOW_FRAMES
+from asr.transcriber import DTYPES
+from asr.windows import WINDOW_FRAMES
 from offline import cli, provenance
 from offline.speed import live
 from offline.speed.arms import ARMS, Arm, Wave, build, cast, check, load_source

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import torch
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 import asr
 from asr import checkpoint, ngram
 from asr.encoder import ConformerCTC
 from service import device, keys, memory, middleware, openai_routes, slots, spool, stream_routes
 from service.batcher import Batcher, Limits
+from service.clips import Model
 from service.decoding import DecodePool
-from service.engine import Engine, Model
+from service.engine import Engine
 from service.guard import Guard
 from service.keys import Keys
 from service.metrics import Metrics
@@ -47,8 +49,12 @@ def create_app(settings: Settings, loaders: Loaders | None = None) -> FastAPI:
         settings: see `service.settings`.
         loaders: what loads each model, by name; by default `asr.load` of `settings.models`. For tests.
     """
-    app = FastAPI(
-        title="mla-asr", version=_version(), lifespan=_lifespan, summary="Speech recognition, mha and mla"
+    app = FastAPIOffline(  # /docs as FastAPI has it, but nothing of it comes from elsewhere
+        redoc_url=None,
+        title="mla-asr",
+        version=_version(),
+        lifespan=_lifespan,
+        summary="Speech recognition, mha and mla",
     )
     app.state.cards = {}
     app.state.service = _wire(settings, loaders or _loaders(settings, app))
@@ -102,6 +108,7 @@ def _wire(settings: Settings, loaders: Loaders) -> Transcription:
         metrics,
         heartbeat_limit_s=settings.heartbeat_limit_s,
         allocate=partial(_allocate, settings),
+        loaded=partial(memory.forget_peak, _device(settings)),
     )
     decoder = DecodePool(
         settings.decode_workers,
@@ -124,6 +131,7 @@ def _batcher(settings: Settings, models: Iterable[str]) -> Batcher:
         settings.max_batch_frames,
         settings.max_batch_items,
         settings.max_queue_audio_s,
+        settings.max_queue_s,
         window=settings.batch_window,
         max_live_batch_frames=settings.max_live_batch_frames,
     )
@@ -165,7 +173,12 @@ def _watch(
     lanes = [(model, profile.name) for model in models for profile in settings.profiles]
     gauges = {"streams_active": "active", "stream_slots": "total", "stream_cache_bytes": "cache_bytes"}
     metrics.watch_streams(lanes, {gauge: of_slots(name) for gauge, name in gauges.items()})
-    metrics.watch_process({"engine_heartbeat_age_seconds": engine.heartbeat_age_s, **_gpu_gauges(settings)})
+    # They are read in this order: a beat in between makes the engine look younger, never older.
+    heartbeat = {
+        "engine_heartbeat_limit_seconds": engine.heartbeat_limit_s,
+        "engine_heartbeat_age_seconds": engine.heartbeat_age_s,
+    }
+    metrics.watch_process(heartbeat | _gpu_gauges(settings))
 
 
 def _loaders(settings: Settings, app: FastAPI) -> Loaders:

@@ -7,8 +7,10 @@ batches. Nothing ever waits for a timer: whoever is queued when the engine asks 
 - Membership: the oldest request is always in, so nobody starves; the rest are the nearest in length out of the
   `window` oldest, so little is padding.
 - Between models: start-time fair queueing, by device time used (Goyal et al. 1996).
-- Bound: `Overloaded` once `max_queue_audio_s` of audio are waiting. The clip that gets there may exceed it, so that a
-  long one finds its way in under load as well.
+- Bound: `Overloaded` once as much audio waits as the device hears in `max_queue_s`, by what it achieves, or
+  `max_queue_audio_s` of it. The clip that gets there may exceed it.
+- Long clips come window by window, each a job that is queued when the one before it is answered, so that others have
+  their turn between them. What of them is still to come does not hold up others, and is bounded by itself.
 - Cancelled and expired requests leave the queue at once or when a batch is formed; they never reach the engine.
 - Late: a batch is formed when the engine asks for it, not while the one before it runs. That takes a fraction of a
   millisecond, and whoever came meanwhile is in it, whoever left is not, and a step of live streams need not wait for
@@ -22,24 +24,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from service.errors import DeadlineExceeded, Overloaded, Unavailable
+
+FADE = 0.9  # of what a batch achieved, with each batch after it
 
 
 @dataclass(frozen=True)
 class Limits:
     """What bounds the queue and a batch; `window` is how many of the oldest requests a batch is chosen from.
 
+    `max_queue_s` is device time, `max_queue_audio_s` audio: of what waits, and of the long clips that are in work.
     While there are live streams a batch is bounded by `max_live_batch_frames`, so that they need not wait long for it.
     """
 
     max_batch_frames: int = 6_000
     max_batch_items: int = 32
     max_queue_audio_s: float = 3600.0
+    max_queue_s: float = 20.0
     window: int = 64
     max_live_batch_frames: int = 1_500
 
@@ -48,9 +55,8 @@ class Limits:
 class Job:
     """A clip on its way through the device; times are of `time.monotonic()`.
 
-    `wave` is opaque here. `future` gets the engine's answer, or the reason why there is none. `heard` is told, on the
-    engine's thread, of each window of a long clip (see `asr.transcriber`); again from the first when it runs again.
-    `as_scores` asks for the scores of its frames instead of a transcript.
+    `wave` is opaque here. `future` gets the engine's answer, or the reason why there is none. `as_scores` asks for the
+    scores of its frames instead of a transcript. `normalised`: a window of a long clip; such run with their like.
     """
 
     model: str
@@ -60,8 +66,8 @@ class Job:
     deadline: float
     submitted: float = field(default_factory=time.monotonic)
     future: Future[Any] = field(default_factory=Future)
-    heard: Callable[[int, Any], None] | None = None
     as_scores: bool = False
+    normalised: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,17 +107,20 @@ class Batcher:
         self._lanes = {model: _Lane() for model in models}
         self.changed = threading.Condition(threading.RLock())  # told of everything new; the scheduler's, too
         self._closed = False
-        self._audio_s_per_s = 10.0  # a guess, replaced by what the engine achieves
+        self._long_audio_s = 0.0
+        self._done = (0.0, 0.0)  # audio and device time of late, which fade
 
-    def submit(self, job: Job) -> None:
-        """Queue `job`.
+    def submit(self, job: Job, *, admitted: bool = False) -> None:
+        """Queue `job`; one that is `admitted` already, as the next window of a clip is, whatever waits.
 
         Raises:
             Overloaded: the bound on waiting audio is reached.
             Unavailable: closed for shutdown.
         """
         with self.changed:
-            self.check_open()
+            self._check_closed()
+            if not admitted:
+                self.check_open()
             lane = self._lanes[job.model]
             if not lane.jobs and not lane.running:
                 lane.used_s = max(lane.used_s, self._virtual_now())
@@ -122,15 +131,42 @@ class Batcher:
     def check_open(self) -> None:
         """Raise what `submit` would: to refuse early, before an upload is read."""
         with self.changed:
-            waiting_s = self.queued_audio_s()
-            if self._closed:
-                raise Unavailable("the server is shutting down", code="draining")
-            if waiting_s >= self.limits.max_queue_audio_s:
-                raise Overloaded(
-                    f"{waiting_s:.0f} s of audio are waiting already; the limit is "
-                    f"{self.limits.max_queue_audio_s:g} s (max_queue_audio_s)",
-                    retry_after_s=min(60.0, waiting_s / self._audio_s_per_s),
-                )
+            self._check_closed()
+            self._check_bound(self.queued_audio_s(), self._most_audio_s(), "wait")
+
+    @contextmanager
+    def long_clip(self, audio_s: float) -> Iterator[None]:
+        """While open, a clip that comes window by window is in work. Raises Overloaded where enough of them are."""
+        with self.changed:
+            self._check_bound(self._long_audio_s, self.limits.max_queue_audio_s, "of long clips are in work")
+            self._long_audio_s += audio_s
+        try:
+            yield
+        finally:
+            with self.changed:
+                self._long_audio_s -= audio_s
+
+    def _check_closed(self) -> None:
+        if self._closed:
+            raise Unavailable("the server is shutting down", code="draining")
+
+    def _check_bound(self, there_s: float, most_s: float, what: str) -> None:
+        if there_s >= most_s:
+            raise Overloaded(
+                f"{there_s:.0f} s of audio {what}; the limit is {most_s:.0f} s (max_queue_s, max_queue_audio_s)",
+                retry_after_s=min(60.0, there_s / (self.audio_s_per_s or 10.0)),
+            )
+
+    def _most_audio_s(self) -> float:
+        """What may wait."""
+        most_s, limits = self.limits.max_queue_audio_s, self.limits
+        return min(most_s, limits.max_queue_s * self.audio_s_per_s) if self.audio_s_per_s else most_s
+
+    @property
+    def audio_s_per_s(self) -> float:
+        """What the device achieved of late; 0 before it has done anything."""
+        audio_s, device_s = self._done
+        return audio_s / device_s if device_s else 0.0
 
     def take(self, wait_s: float, *, beside_streams: bool = False) -> Batch | None:
         """Return the next batch, marked as running; None when nothing came within `wait_s`, or closed and empty."""
@@ -152,8 +188,8 @@ class Batcher:
             lane = self._lanes[batch.model]
             lane.running -= len(batch.jobs)
             lane.used_s += device_s
-            if device_s > 0 and batch.audio_s > 0:
-                self._audio_s_per_s += 0.2 * (batch.audio_s / device_s - self._audio_s_per_s)
+            audio_s, before_s = self._done
+            self._done = (FADE * audio_s + batch.audio_s, FADE * before_s + device_s)
 
     def close(self) -> None:
         """Refuse new jobs; those queued can still be taken."""
@@ -227,7 +263,8 @@ class Batcher:
 def choose(jobs: list[Job], limits: Limits) -> list[Job]:
     """Return the first of `jobs` and those nearest to it in length that fit the cost, in their given order."""
     head, longest, chosen = jobs[0], jobs[0].frames, {id(jobs[0])}
-    for job in sorted(jobs[1:], key=lambda job: abs(job.frames - head.frames)):
+    company = [job for job in jobs[1:] if job.normalised == head.normalised]
+    for job in sorted(company, key=lambda job: abs(job.frames - head.frames)):
         padded = max(longest, job.frames) * (len(chosen) + 1)
         if len(chosen) < limits.max_batch_items and padded <= limits.max_batch_frames:
             longest = max(longest, job.frames)

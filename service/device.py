@@ -2,7 +2,7 @@
 
 The type is what the device is fast in and the model can be trusted in:
 
-- CUDA: bfloat16 from compute capability 8.0 on (Ampere), float16 from 7.0 on (Volta, Turing: T4), else float32.
+- CUDA: as `asr.precision` has it for the library, too.
 - CPU: bfloat16 for models from LARGE parameters on where the processor multiplies it (AVX512-BF16, AMX), else float32.
   With AVX512-BF16, a model of 610M parameters takes 14 s instead of 38 s for a clip of 5 s on one thread. Small models
   stay in float32, where a clip's text does not depend on what runs beside it: the bundled ones would be a quarter
@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from asr.precision import cuda_dtype
 
 LARGE = 100_000_000
 SMALL_THREADS = 4
@@ -66,14 +68,6 @@ def _dtype(device: str, parameters: int) -> tuple[str, str]:
     return cpu_dtype(cpu_flags(), parameters)
 
 
-def cuda_dtype(capability: tuple[int, int]) -> tuple[str, str]:
-    """The type for a GPU of this compute capability, and why."""
-    name = f"compute capability {capability[0]}.{capability[1]}"
-    if capability >= (8, 0):
-        return "bfloat16", name
-    return ("float16" if capability >= (7, 0) else "float32"), f"{name}: no bfloat16"
-
-
 def cpu_dtype(flags: set[str], parameters: int) -> tuple[str, str]:
     """The type for a processor with these flags, and why."""
     native = sorted(flags & NATIVE_BFLOAT16)
@@ -111,25 +105,24 @@ def cores(root: Path = Path("/")) -> int:
     """How many cores this process may keep busy: by its affinity, and by the quotas of its control groups."""
     has_affinity = hasattr(os, "sched_getaffinity")
     mine = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, min([mine, *(int(quota) for quota in _quotas(root))]))
+    quotas = (_quota(folder) for folder in control_groups(root, "cpu"))
+    return max(1, min([mine, *(int(quota) for quota in quotas if quota)]))
 
 
-def _quotas(root: Path) -> Iterator[float]:
-    """The limits, in cores, of the groups that this process is in (cgroup v1 and v2), and of those around them."""
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders, under `root`, of the groups that this process is in (cgroup v1 and v2), and of those around them."""
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
     for _, controllers, path in (group.split(":", 2) for group in groups):
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        top = root / "sys/fs/cgroup" / (controller if controllers else "")
         group = top / path.strip("/")
         # In a container the path may be the host's, and its own limit stands at the top.
-        for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
-            quota = _quota(folder)
-            if quota:
-                yield quota
+        yield group
+        yield from (parent for parent in group.parents if parent.is_relative_to(top))
 
 
 def _quota(folder: Path) -> float | None:

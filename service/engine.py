@@ -8,17 +8,17 @@ a clip fails by itself, the model is warmed up again, and the thread ends if tha
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
-
-from service import stepper
+from service import clips, stepper
 from service.batcher import Batch, Job
+from service.clips import Model
 from service.errors import ApiError, Unavailable
 from service.metrics import Metrics
 from service.scheduler import Lane, Piece, Scheduler, Step
@@ -26,33 +26,7 @@ from service.slots import Slots
 
 log = logging.getLogger(__name__)
 
-WARM_UP_SAMPLES = 16_000
 IDLE_S = 0.25  # how often an idle engine shows that it lives
-
-
-class FrameCount(Protocol):
-    def frames(self, samples: int) -> int: ...
-
-
-class Model(stepper.StreamModel, Protocol):
-    """What the engine runs: `asr.Transcriber`, or a test's stand-in."""
-
-    @property
-    def config(self) -> FrameCount:
-        """Tells how many frames so many samples give."""
-
-    def transcribe(
-        self, waves: list[np.ndarray], *, heard: Sequence[Callable[[int, Any], None] | None] = ()
-    ) -> Sequence[Any]:
-        """float32 [samples] at 16 kHz each -> one transcript each; `heard` as in `asr.transcriber`."""
-
-    def log_probs(
-        self, waves: list[np.ndarray], *, heard: Sequence[Callable[[int, Any], None] | None] = ()
-    ) -> list[np.ndarray]:
-        """The same, but scores [frames, vocabulary] each."""
-
-    def transcript(self, log_probs: np.ndarray, duration_s: float) -> Any:
-        """What the scores of a clip say: `transcribe` is `log_probs` and then this."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +69,11 @@ class Engine:
         *,
         heartbeat_limit_s: float = 120.0,
         allocate: Allocate = lambda models: {},
+        loaded: Callable[[], None] = lambda: None,
     ) -> None:
-        """`allocate` makes the room for live streams, once the models are loaded."""
+        """On the engine's thread, `allocate` makes the room for live streams once the models are there, and `loaded` is
+        called when all has been tried out, before the first work.
+        """
         self.states = {name: ModelState() for name in loaders}
         self.models: dict[str, Model] = {}
         self.slots: dict[Lane, Slots] = {}
@@ -104,6 +81,7 @@ class Engine:
         self._scheduler = scheduler
         self._metrics = metrics
         self._allocate = allocate
+        self._tell_loaded = loaded
         self._heartbeat_limit_s = heartbeat_limit_s
         self._broken = False
         self._beat()
@@ -131,13 +109,16 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread lives and, once models are loaded, has shown so in time."""
-        beat, audio_s = self._pulse
-        fresh = time.monotonic() - beat <= self._heartbeat_limit_s + audio_s
-        return self._thread.is_alive() and (fresh or not self._loaded.is_set())
+        """Whether the thread lives and has shown so in time."""
+        limit_s = self.heartbeat_limit_s()  # first: a beat in between makes it look younger, never older
+        return self._thread.is_alive() and self.heartbeat_age_s() <= limit_s
 
     def heartbeat_age_s(self) -> float:
         return time.monotonic() - self._pulse[0]
+
+    def heartbeat_limit_s(self) -> float:
+        """The age at which it counts as stuck: for ever while models load, more before a batch of long clips."""
+        return self._heartbeat_limit_s + self._pulse[1] if self._loaded.is_set() else math.inf
 
     def _beat(self, audio_s: float = 0.0) -> None:
         """Show life, before a batch of `audio_s`."""
@@ -152,6 +133,7 @@ class Engine:
             places = ", ".join(
                 f"{model} {profile}: {lane.total}" for (model, profile), lane in self.slots.items()
             )
+            self._tell_loaded()
             log.info("serving %s; live streams: %s", ", ".join(self.models) or "nothing", places or "none")
             self._loaded.set()
             while not (self._broken or self._scheduler.drained):
@@ -172,7 +154,7 @@ class Engine:
         started = time.monotonic()
         try:
             model = load()
-            _warm_up(model)
+            clips.warm_up(model)
         except Exception as error:
             self.states[name] = ModelState("failed", str(error) or type(error).__name__)
             log.error("model %r does not serve: %s", name, error, exc_info=not isinstance(error, ValueError))
@@ -235,28 +217,13 @@ class Engine:
     def _try(self, batch: Batch) -> Sequence[Any] | _Failure:
         """One transcript a job, or the failure: returned, not raised, so that no traceback holds memory."""
         try:
-            transcripts = self._transcripts(batch)
-            if len(transcripts) != len(batch.jobs):
-                raise RuntimeError(f"{len(batch.jobs)} clips gave {len(transcripts)} transcripts")
-            return transcripts
+            return clips.run(self.models[batch.model], batch)
         except Exception as error:
             log.exception("a batch of %d clips failed on %r", len(batch.jobs), batch.model)
             if _is_memory(error):
                 self._metrics.out_of_memory.labels(batch.model).inc()
                 return _Failure.MEMORY
             return _Failure.OTHER
-
-    def _transcripts(self, batch: Batch) -> Sequence[Any]:
-        model, waves = self.models[batch.model], [job.wave for job in batch.jobs]
-        heard = [job.heard for job in batch.jobs]
-        told = {"heard": heard} if any(heard) else {}
-        if not any(job.as_scores for job in batch.jobs):
-            return model.transcribe(waves, **told)
-        scores = model.log_probs(waves, **told)
-        return [
-            clip if job.as_scores else model.transcript(clip, job.audio_s)
-            for job, clip in zip(batch.jobs, scores, strict=True)
-        ]
 
     def _one_by_one(self, batch: Batch, failure: _Failure) -> None:
         if len(batch.jobs) == 1:
@@ -274,7 +241,7 @@ class Engine:
         """Warm `name` up again, to tell a bad clip from a device that serves no more."""
         self._beat()
         try:
-            _warm_up(self.models[name])
+            clips.warm_up(self.models[name])
         except Exception as error:
             log.critical("model %r fails even on the warm-up: ending", name, exc_info=True)
             self.states[name] = ModelState("failed", f"stopped serving: {type(error).__name__}")
@@ -289,11 +256,6 @@ class Engine:
             padded_frames=batch.padded_frames,
             inference_s=inference_s,
         )
-
-
-def _warm_up(model: Model) -> None:
-    wave = np.random.default_rng(0).normal(0, 0.05, WARM_UP_SAMPLES).astype(np.float32)
-    model.transcribe([wave, np.zeros(0, np.float32)])
 
 
 def _is_memory(error: Exception) -> bool:

@@ -10,7 +10,6 @@ import logging
 from contextlib import ExitStack
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -24,7 +23,8 @@ log = logging.getLogger(__name__)
 
 # Probes, the page that asks for a key, and the documentation: nothing of these is work, or a secret.
 OPEN = frozenset({"/", "/health", "/health/live", "/health/ready"})
-OPEN |= {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+OPEN |= {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
+OPEN |= {f"/static-offline-docs/{file}" for file in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
 SUBPROTOCOL = "mla-asr"
 BEARER = "bearer."
 DENIAL = "websocket.http.response"
@@ -69,13 +69,18 @@ def subprotocol(socket: WebSocket) -> str | None:
 
 
 async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    answer: Response = error_response(error)
     if scope["type"] == "http":
-        await answer(scope, receive, send)
+        await error_response(error)(scope, receive, send)
         return
-    log.info("a stream was refused: %s", error.code)
     socket = WebSocket(scope, receive, send)
-    if DENIAL in scope.get("extensions", {}):
-        await socket.send_denial_response(answer)
-    else:
+    if not await deny(socket, error):
         await socket.close(1008, error.code)
+
+
+async def deny(socket: WebSocket, error: ApiError) -> bool:
+    """Answer a WebSocket's handshake with the error, as HTTP; False where the server in front cannot do that."""
+    log.info("a stream was refused: %s", error.code)
+    able = DENIAL in socket.scope.get("extensions", {})
+    if able:
+        await socket.send_denial_response(error_response(error))
+    return able

@@ -6,18 +6,32 @@ from pathlib import Path
 
 import torch
 
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
+from service.device import control_groups
+
+LIMITS = (
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),  # of version 1: without a limit it is a huge one
+)
 
 
-def free_bytes(device: str) -> int:
+def free_bytes(device: str, root: Path = Path("/")) -> int:
     """Of a GPU, what its driver says; else what the machine, or the container, has left for a process."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
-    lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = _number(CGROUP / "memory.max"), _number(CGROUP / "memory.current")
-    return free if limit is None or used is None else max(0, min(free, limit - used))
+    lines = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
+    free = [int(lines["MemAvailable"].split()[0]) * 1024]
+    for folder in control_groups(root, "memory"):
+        for limit, used in LIMITS:
+            numbers = _number(folder / limit), _number(folder / used)
+            if numbers[0] is not None and numbers[1] is not None:
+                free.append(numbers[0] - numbers[1])
+    return max(0, min(free))
+
+
+def forget_peak(device: str) -> None:
+    """Count a GPU's highest allocation anew from here: loading takes more than serving."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _number(file: Path) -> int | None:

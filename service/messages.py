@@ -5,16 +5,67 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from asr.audio import SAMPLE_RATE
 from service.errors import ApiError, BadRequest
-from service.schemas import CLIENT_MESSAGES, ClientMessage, Start
+from service.schemas import Decoding, check_hot_words
 from service.segments import Final, Partial
 from service.sessions import Event, Usage
 from service.slots import Slots
+
+
+class ClientMessage(BaseModel):
+    """What a client of /stream sends as text; audio comes in binary messages."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Start(ClientMessage):
+    """The first message: what the audio is, and what is wanted."""
+
+    type: Literal["start"]
+    sample_rate: int = Field(16_000, ge=8_000, le=48_000, description="Hz")
+    encoding: Literal["pcm_s16le", "pcm_f32le"] = Field("pcm_s16le", description="mono samples")
+    profile: str | None = Field(None, description="latency and context; /v1/models lists them")
+    words: bool = Field(False, description="whether finals come with their words' times")
+    decoding: Decoding = Field("greedy", description="beam searches for the likeliest text")
+    hot_words: list[str] = Field([], description="words and phrases to prefer; with decoding beam")
+
+    @field_validator("hot_words")
+    @classmethod
+    def _few_and_short(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        check_hot_words(value, info.data.get("decoding"))
+        return value
+
+
+class Flush(ClientMessage):
+    """Asks for all that was said so far, now; answered by `flushed` with the same id."""
+
+    type: Literal["flush"]
+    id: Annotated[str, Field(max_length=128)] | Annotated[int, Field(ge=-(2**53), le=2**53)] | None = None
+
+
+class Keepalive(ClientMessage):
+    """Keeps a silent stream open."""
+
+    type: Literal["keepalive"]
+
+
+class End(ClientMessage):
+    """No more audio: the rest is said, then `done`."""
+
+    type: Literal["end"]
+
+
+CLIENT_MESSAGES: dict[str, type[ClientMessage]] = {
+    "start": Start,
+    "flush": Flush,
+    "keepalive": Keepalive,
+    "end": End,
+}
 
 
 def read(text: str) -> ClientMessage:

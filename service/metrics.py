@@ -27,9 +27,10 @@ GAUGES = {
     "stream_slots": "Live streams that there is room for",
     "stream_cache_bytes": "Memory for the caches of all these",
     "engine_heartbeat_age_seconds": "Since the engine's last sign of life",
+    "engine_heartbeat_limit_seconds": "Age at which it counts as stuck: more with its audio, +Inf while models load",
     "gpu_memory_allocated_bytes": "Device memory of live tensors, of the whole process",
     "gpu_memory_reserved_bytes": "Device memory held by the allocator, of the whole process",
-    "gpu_memory_peak_bytes": "Highest allocated device memory so far, of the whole process",
+    "gpu_memory_peak_bytes": "Highest allocated device memory since the models were ready, of the whole process",
 }
 NO_MODEL = "none"  # the label of requests that name no configured model: clients cannot add label values
 SECONDS = (

@@ -65,10 +65,8 @@ class Deltas:
         self._fold = str.lower if case == "lower" else str.upper
         self._sent = ""
 
-    def heard(self, first: int, scores: np.ndarray) -> str:
-        """What the window adds whose first frame is `first`, with its scores [frames, vocabulary]."""
-        if first != self._decoder.frames:
-            return ""  # a batch that failed runs again, clip by clip from the start
+    def heard(self, scores: np.ndarray) -> str:
+        """What the next window adds, with its scores [frames, vocabulary]."""
         self._decoder.push(scores)
         words = [self._fold(word.word) for word in self._decoder.cut(len(self._decoder.finished))]
         delta = " ".join([""] * bool(self._sent and words) + words)

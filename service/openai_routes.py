@@ -19,12 +19,13 @@ from asr.ctc import StreamDecoder
 from service import logs, openai_answers
 from service.engine import Answer
 from service.errors import ApiError, BadRequest
+from service.hearing import Told
 from service.middleware import error_body
 from service.openai_answers import LANGUAGE_NAMES, Deltas, event
 from service.routes import card, form_docs, service_of
 from service.schemas import ErrorAnswer, OpenAIOptions, OpenAIVerbose, TextDelta, TextDone
 from service.timing import Phases
-from service.transcription import Heard, Items, parse_options
+from service.transcription import Items, parse_options
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ ROUTE = "/v1/audio/transcriptions"
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 router = APIRouter()
 
-Window = tuple[int, Any]  # first frame, scores [frames, vocabulary]
+Window = Any  # scores [frames, vocabulary]
 
 
 @router.post(
@@ -77,22 +78,17 @@ class _Call:
         self.language = ""
         self.windows: asyncio.Queue[Window | None] = asyncio.Queue()
         self._request, self._service = request, service_of(request)
-        self._loop = asyncio.get_running_loop()
-        self.task = self._loop.create_task(self._run())
+        self.task = asyncio.create_task(self._run())
         self.task.add_done_callback(self._done)
 
     async def _run(self) -> tuple[OpenAIOptions, Answer, Phases]:
         with self._service.metrics.request(ROUTE) as record:
             return await self._service.run(self._request, record, _parse, self._accept)
 
-    def _accept(self, options: OpenAIOptions) -> Heard | None:
+    def _accept(self, options: OpenAIOptions) -> Told | None:
         self.options, self.language = options, card(self._request, options.model).language
         _check(options, self.language)
-        return self._hear if options.stream else None
-
-    def _hear(self, first: int, scores: Any) -> None:
-        """On the engine's thread, which must not wait."""
-        self._loop.call_soon_threadsafe(self.windows.put_nowait, (first, scores))
+        return self.windows.put_nowait if options.stream else None
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self.windows.put_nowait(None)
@@ -105,8 +101,8 @@ class _Call:
         model: Any = self._service.engine.models[self.options.model]
         deltas = Deltas(StreamDecoder(model.vocabulary, model.seconds_per_frame), self.options.case)
         try:
-            while window:
-                if delta := await asyncio.to_thread(deltas.heard, *window):
+            while window is not None:
+                if delta := await asyncio.to_thread(deltas.heard, window):
                     yield event(TextDelta(delta=delta))
                 window = await self.windows.get()
             options, answer, _ = await self.task

@@ -2,7 +2,8 @@
 
 A search is Python through and through, and Python runs one thread at a time. A process is given what a search has
 found so far and some frames more, and answers with what it has found then; it keeps nothing of it. So any process does,
-streams and clips take turns, a long clip goes piece by piece, and one whose client left ends with its piece.
+a long clip goes piece by piece, and one whose client left ends with its piece. Streams' pieces go before clips', which
+take turns piece by piece: a stream waits for other streams, and for what the processes have just begun.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
+from collections.abc import AsyncIterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,47 @@ from service.errors import ApiError, BadRequest
 
 log = logging.getLogger(__name__)
 
-PIECE_FRAMES = 3_000
+PIECE_FRAMES = 250  # 5 s of audio: some hundredths of a second of work
+TRIES = 2  # of a piece, where its process dies
+
+
+class _Turns:
+    """Who may have a process next: streams before clips, and each in the order in which they came."""
+
+    def __init__(self, processes: int) -> None:
+        self._free = processes
+        self._live: deque[asyncio.Future[None]] = deque()
+        self._rest: deque[asyncio.Future[None]] = deque()
+
+    @asynccontextmanager
+    async def turn(self, live: bool) -> AsyncIterator[None]:
+        """Wait for a process, and have it for the block's time."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._called(self._live if live else self._rest)
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _called(self, lane: deque[asyncio.Future[None]]) -> None:
+        called = asyncio.get_running_loop().create_future()
+        lane.append(called)
+        try:
+            await called
+        except asyncio.CancelledError:
+            if not called.cancelled():  # it was this one's turn already
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        for lane in (self._live, self._rest):
+            while lane:
+                if not (called := lane.popleft()).done():
+                    called.set_result(None)
+                    return
+        self._free += 1
 
 
 class Searches:
@@ -36,6 +80,7 @@ class Searches:
     def __init__(self, workers: int = 1, lm: Path | None = None) -> None:
         """`lm` is the file of the n-gram that all searches go by."""
         self._workers, self._lm = workers, lm
+        self._turns = _Turns(workers)
         self._pool: ProcessPoolExecutor | None = None
 
     def decoder(self, model: Any, hot_words: tuple[str, ...]) -> BeamDecoder:
@@ -46,23 +91,42 @@ class Searches:
             raise BadRequest(str(error), code="invalid_option", param="hot_words") from None
         return BeamDecoder(search, model.seconds_per_frame)
 
-    async def hear(self, decoder: BeamDecoder, log_probs: np.ndarray) -> BeamDecoder:
+    async def hear(
+        self, decoder: BeamDecoder, log_probs: np.ndarray, *, live: bool = True
+    ) -> BeamDecoder:
         """What `decoder` is after these scores [frames, vocabulary]; itself it stays as it was.
+
+        Args:
+            decoder: a search of this service's.
+            log_probs: what comes next.
+            live: whether somebody speaks meanwhile. A clip's scores wait for those.
 
         Raises:
             ApiError: the search failed.
         """
-        pool = self._started()
+        decoder, finished = decoder.copy(), decoder.finished
+        decoder.cut(len(finished))  # the words of an hour need not go there and back with every piece
         for at in range(0, max(1, len(log_probs)), PIECE_FRAMES):
-            piece = log_probs[at : at + PIECE_FRAMES]
-            try:
-                decoder = await asyncio.get_running_loop().run_in_executor(pool, _hear, decoder, piece)
-            except Exception as error:
-                log.exception("a search failed")
-                if isinstance(error, BrokenProcessPool) and self._pool is pool:
-                    self._pool = None  # another is made for the next one
-                raise ApiError("the search for the text failed", code="inference_failed") from None
+            async with self._turns.turn(live):
+                decoder = await self._heard(decoder, log_probs[at : at + PIECE_FRAMES])
+            finished += decoder.cut(len(decoder.finished))
+        decoder.put_back(finished)
         return decoder
+
+    async def _heard(self, decoder: BeamDecoder, piece: np.ndarray) -> BeamDecoder:
+        """The piece heard in a process. As nothing but this answer comes of it, it may be heard twice."""
+        for left in reversed(range(TRIES)):
+            pool = self._started()
+            try:
+                return await asyncio.get_running_loop().run_in_executor(pool, _hear, decoder, piece)
+            except BrokenProcessPool:
+                log.warning("a search process died; tries left: %d", left)
+                if self._pool is pool:
+                    self._pool = None  # another is made for the next one
+            except Exception:
+                log.exception("a search failed")
+                break
+        raise ApiError("the search for the text failed", code="inference_failed")
 
     def close(self) -> None:
         """End the processes. Blocks until the pieces that they have are done."""

@@ -16,7 +16,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service import keys, spelling
 
 MIB = 2**20
-FRAME_MS = 20  # of all models of this architecture
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,12 @@ class Settings(BaseSettings):
     batch_window: int = Field(
         64, ge=1, description="how many of the oldest requests a batch is chosen from, by length"
     )
-    max_queue_audio_s: float = Field(3600.0, gt=0, description="audio waiting for the device (429 above)")
+    max_queue_s: float = Field(
+        20.0, gt=0, description="work waiting for the device, at the speed that it shows (429 above)"
+    )
+    max_queue_audio_s: float = Field(
+        3600.0, gt=0, description="audio waiting for the device, and audio of long clips in work (429 above)"
+    )
 
     stream_memory: str = Field(
         "512MiB",
@@ -203,7 +207,7 @@ class Settings(BaseSettings):
     @property
     def profiles(self) -> list[Profile]:
         """What `stream_profiles` says."""
-        return [_profile(name, sizes) for name, sizes in self.stream_profiles.items()]
+        return [Profile(name, *spelling.profile(name, sizes)) for name, sizes in self.stream_profiles.items()]
 
     @field_validator("search_lm")
     @classmethod
@@ -222,7 +226,7 @@ class Settings(BaseSettings):
     @classmethod
     def _sized(cls, value: dict[str, str]) -> dict[str, str]:
         for name, sizes in value.items():
-            _profile(name, sizes)
+            spelling.profile(name, sizes)
         return value
 
     @field_validator("models", "model_aliases", "stream_profiles", mode="before")
@@ -289,13 +293,3 @@ class Settings(BaseSettings):
         if value is not None and not (value.is_dir() and os.access(value, os.W_OK)):
             raise ValueError(f"{value} is not a folder that can be written to")
         return value
-
-
-def _profile(name: str, sizes: str) -> Profile:
-    found = re.fullmatch(r"(\d+)/(\d+(?:\.\d+)?)", sizes)
-    if not found or not name or int(found[1]) % FRAME_MS or not FRAME_MS <= int(found[1]) <= 10_000:
-        raise ValueError(
-            f"{name}={sizes} is not name=chunk/context, such as balanced=640/10: a chunk of up to 10000 ms, a "
-            f"multiple of {FRAME_MS}, and seconds of context"
-        )
-    return Profile(name, int(found[1]), float(found[2]))

@@ -1,8 +1,10 @@
-"""How settings are written: amounts of memory, and pairs. Raises ValueError for what is none."""
+"""How settings are written: amounts of memory, pairs, profiles of streams. Raises ValueError for what is none."""
 
 from __future__ import annotations
 
 import re
+
+FRAME_MS = 20  # of all models of this architecture
 
 
 def amount(text: str) -> float:
@@ -27,3 +29,14 @@ def pair(text: str) -> tuple[str, str]:
     if not name or not source:
         raise ValueError(f"{text!r} is not name=source, such as mla=mla or big=org/model")
     return name, source
+
+
+def profile(name: str, sizes: str) -> tuple[int, float]:
+    """Milliseconds of a chunk and seconds of context, from chunk/context."""
+    found = re.fullmatch(r"(\d+)/(\d+(?:\.\d+)?)", sizes)
+    if not found or not name or int(found[1]) % FRAME_MS or not FRAME_MS <= int(found[1]) <= 10_000:
+        raise ValueError(
+            f"{name}={sizes} is not name=chunk/context, such as balanced=640/10: a chunk of up to 10000 ms, a "
+            f"multiple of {FRAME_MS}, and seconds of context"
+        )
+    return int(found[1]), float(found[2])

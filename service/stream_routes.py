@@ -9,7 +9,10 @@ The client sends `start`, then binary messages of audio, `flush`, `keepalive`, a
 - `done` after the last `final`, then it closes with 1000;
 - `error`, then it closes: with 1007 when it cannot read what the client sends, 1008 when a name is unknown or a limit
   in time is reached, 1009 for too large a message, 1011 for a failure of its own, 1012 when the server shuts down, 1013
-  when it is full or not ready. Where the server ends a stream that could go on, its `final` comes before the error.
+  when it is full. Where the server ends a stream that could go on, its `final` comes before the error.
+
+A server that shuts down, or whose model is not ready, does not take the WebSocket at all: it answers the handshake with
+503, so that a proxy asks the next instance.
 
 A client may send faster than it was spoken: when its buffer is full, the server stops reading until there is room.
 """
@@ -26,14 +29,14 @@ import uuid
 from typing import Any
 
 from fastapi import APIRouter, WebSocket
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from asr.beam import BeamDecoder
 from service import guard, logs, messages
 from service.errors import ApiError, BadRequest, ClientGone, StreamOver, TooLarge, Unavailable
+from service.messages import Flush, Keepalive, Start
 from service.metrics import NO_MODEL
 from service.pcm import PcmReader
-from service.schemas import Flush, Keepalive, Start
 from service.segments import Final
 from service.sessions import Flushed, Mark, Session
 from service.transcription import Transcription
@@ -59,7 +62,7 @@ class Connection:
         self.id = uuid.uuid4().hex
         self._socket, self._service, self._settings = socket, service, service.settings
         self._model = NO_MODEL
-        self._code = 1006  # of the close: gone without one
+        self._code = 1006  # of the close, or the status of a refused handshake; 1006: gone without either
         self._timer: asyncio.Timeout | None = None
         self._stopped: ApiError | None = None
         self._began, self._ends_at = time.monotonic(), math.inf
@@ -86,7 +89,8 @@ class Connection:
 
     async def _run(self) -> str:
         try:
-            await self._socket.accept(subprotocol=guard.subprotocol(self._socket))
+            self._model = self._checked_model()
+            await self._accept()
             await self._serve()
             await self._close(1000)
             return "end"
@@ -99,8 +103,10 @@ class Connection:
             await self._refuse(error)
             return error.code
 
+    async def _accept(self) -> None:
+        await self._socket.accept(subprotocol=guard.subprotocol(self._socket))
+
     async def _serve(self) -> None:
-        self._model = self._checked_model()
         start = await self._start()
         reader = PcmReader(start.encoding, start.sample_rate)
         self._ends_at = asyncio.get_running_loop().time() + self._settings.max_stream_s
@@ -251,10 +257,15 @@ class Connection:
             raise ClientGone("the client does not read") from None
 
     async def _refuse(self, error: ApiError) -> None:
-        """Say why, and close."""
+        """Say why, and close; what would be 503 over HTTP is just that, where nothing was accepted yet."""
         code = 1012 if error.code == "draining" else CLOSE_CODES.get(error.status, 1011)
         with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
+                if self._socket.application_state is WebSocketState.CONNECTING:
+                    if error.status == 503 and await guard.deny(self._socket, error):
+                        self._code = error.status
+                        return
+                    await self._accept()
                 await self._socket.send_text(json.dumps(messages.error(error)))
                 await self._close(code, error.code)
 

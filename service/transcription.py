@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from asr import Transcript
 from asr.audio import SAMPLE_RATE
 from service import logs, spool, uploads
-from service.batcher import Batcher, Job
+from service.batcher import Batcher
 from service.decoding import DecodePool
 from service.engine import Answer, Engine
 from service.errors import BadRequest, ClientGone, DeadlineExceeded, NotFound, Overloaded, Unavailable
+from service.hearing import Clip, Told, hear
 from service.metrics import Metrics, RequestRecord
 from service.schemas import TranscribeOptions, phrases
 from service.searches import Searches
@@ -30,8 +31,7 @@ from service.timing import Limit, Phases
 T = TypeVar("T")
 Options = TypeVar("Options", bound=TranscribeOptions)
 Items = list[tuple[str, str]]
-Heard = Callable[[int, Any], None]  # see `batcher.Job`
-Accept = Callable[[Options], Heard | None]
+Accept = Callable[[Options], Told | None]
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Transcription:
             request: with the audio, and options in its query or its form.
             record: told which model it is.
             parse: makes the options of the names and values that came.
-            accept: shown them when they are complete; returns what is to hear the windows of a long clip, if anything.
+            accept: shown them when they are complete; returns whom to tell of a long clip's windows, if anyone.
         """
         self._name_model(request.query_params.get("model", ""), record)
         with self._admitted():
@@ -109,15 +109,15 @@ class Transcription:
                 with phases.time("upload"):
                     fields = await self._receive(request, folder / "upload")
                 options = self._options(parse(query + fields), record)
-                heard = accept(options) if accept else None
-                if heard and options.decoding == "beam":
+                told = accept(options) if accept else None
+                if told and options.decoding == "beam":
                     raise BadRequest(
                         "decoding=beam has its text at the end, and goes without stream",
                         code="invalid_option",
                         param="decoding",
                     )
                 limit.set(options.timeout_s, self.settings.max_timeout_s, "max_timeout_s")
-                work = self._work(folder, options, heard, limit, phases)
+                work = self._work(folder, options, told, limit, phases)
                 answer = await _while_connected(request, work)
                 phases.seconds["total"] = limit.passed_s()
                 return options, answer, phases
@@ -181,7 +181,7 @@ class Transcription:
         return NotFound(f"no model {name[:100]!r}; choices: {names}", code="model_not_found", param="model")
 
     async def _work(
-        self, folder: Path, options: TranscribeOptions, heard: Heard | None, limit: Limit, phases: Phases
+        self, folder: Path, options: TranscribeOptions, told: Told | None, limit: Limit, phases: Phases
     ) -> Answer:
         model: Any = self.engine.models[options.model]
         search = None
@@ -195,17 +195,8 @@ class Transcription:
         audio_s = len(wave) / SAMPLE_RATE
         logs.note(audio_s=round(audio_s, 3))
         limit.set(options.timeout_s, *self._due(limit.passed_s(), audio_s))
-        job = Job(
-            model=options.model,
-            wave=wave,
-            frames=model.config.frames(len(wave)),
-            audio_s=audio_s,
-            deadline=limit.at,
-            heard=heard,
-            as_scores=search is not None,
-        )
-        self.batcher.submit(job)
-        answer: Answer = await asyncio.wrap_future(job.future)
+        clip = Clip(options.model, model, wave, limit.at, as_scores=search is not None)
+        answer = await hear(self.batcher, clip, told)
         phases.seconds |= {"queue": answer.queue_s, "inference": answer.inference_s}
         if search:
             with phases.time("search"):

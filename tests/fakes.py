@@ -67,7 +67,10 @@ class FakeTranscriber:
         if not held:
             self.gate.set()
 
-    def transcribe(self, waves: Sequence[np.ndarray], *, heard: object = ()) -> list[Transcript]:
+    def is_long(self, samples: int) -> bool:
+        return False
+
+    def transcribe(self, waves: Sequence[np.ndarray]) -> list[Transcript]:
         self.batches.append([len(wave) for wave in waves])
         self.threads.add(threading.current_thread().name)
         self.entered.set()

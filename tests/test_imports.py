@@ -19,8 +19,8 @@ MAY_IMPORT = {
 }
 # A module of asr/ imports of asr/ only what stands on an earlier line.
 ASR_LAYERS = [
-    {"config", "audio", "masks", "positions", "normalise", "ctc", "hot_words", "ngram"},
-    {"cache", "search", "subtitles"},
+    {"config", "audio", "masks", "positions", "normalise", "ctc", "hot_words", "ngram", "precision"},
+    {"cache", "search", "subtitles", "windows"},
     {"attention", "beam", "convolution"},
     {"mha", "mla"},
     {"encoder"},

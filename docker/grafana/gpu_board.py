@@ -68,7 +68,7 @@ MEMORY = [
     ),
     Panel(
         "Highest so far",
-        "Allocated since the start: what a batch takes for a moment is in it.",
+        "Allocated since the models were ready: what a batch takes for a moment is in it, loading is not.",
         "bytes",
         [(f"asr_gpu_memory_peak_bytes{{{OURS}}}", "{{instance}}")],
     ),

@@ -176,11 +176,17 @@ SATURATION = [
     ),
     Panel(
         "Engine's last sign of life",
-        "As old as the batch that runs is; at 120 s and the batch's audio the instance counts as dead.",
-        "s",
-        [(f"asr_engine_heartbeat_age_seconds{{{OURS}}}", "{{instance}}")],
+        "As old as the batch that runs is, as a share of what the engine allows it: 120 s and the batch's audio. At "
+        "100 % the instance counts as dead.",
+        "percentunit",
+        [
+            (
+                f"asr_engine_heartbeat_age_seconds{{{OURS}}} / asr_engine_heartbeat_limit_seconds{{{OURS}}}",
+                "{{instance}}",
+            )
+        ],
         width=6,
-        warn=(60, 120),
+        warn=(0.5, 1),
     ),
     Panel(
         "Decoding p95",

@@ -1,11 +1,15 @@
 """Clips longer than a window: every frame once, from a window that sees around it, in bounded memory."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from asr import load, transcriber
-from asr.normalise import normalise
+from asr import load, windows
+from asr.normalise import moments, normalise
 from tests.conftest import noise
 
 HOP, TAIL = 320, 80
@@ -14,8 +18,8 @@ WINDOW, MARGIN = 60, 10
 
 @pytest.fixture(autouse=True)
 def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transcriber, "WINDOW_FRAMES", WINDOW)
-    monkeypatch.setattr(transcriber, "MARGIN_FRAMES", MARGIN)
+    monkeypatch.setattr(windows, "WINDOW_FRAMES", WINDOW)
+    monkeypatch.setattr(windows, "MARGIN_FRAMES", MARGIN)
 
 
 @pytest.mark.parametrize("frames", [59, 60, 61, 80, 99, 100, 101, 140, 205])
@@ -73,3 +77,32 @@ def test_word_times_go_on_past_the_windows(tiny_folder) -> None:
     ends = [word.end for word in transcript.words]
     assert ends == sorted(ends) and ends[-1] > 3.0
     assert transcript.in_case("lower").text == transcript.text.lower()
+
+
+def test_moments_are_those_of_the_whole() -> None:
+    clip = noise(2**21 + 12_345) + 0.25  # three blocks
+    mean, deviation = moments(clip)
+    whole = normalise(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))[0].numpy()
+    assert np.abs((clip - mean) / deviation - whole).max() < 1e-6
+
+
+HOUR = """
+import resource, sys
+import numpy as np
+import asr
+
+model = asr.load(sys.argv[1], device="cpu")
+peaks = []
+for minutes in (2, 60):
+    wave = np.random.default_rng(0).standard_normal(minutes * 960_000, np.float32)
+    next(model.windows(wave))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peaks[1] - peaks[0], wave.nbytes)
+"""
+
+
+def test_windows_of_an_hour_need_no_second_copy_of_it(tiny_folder) -> None:
+    script = [sys.executable, "-c", HOUR, str(tiny_folder("mla"))]
+    done = subprocess.run(script, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    more, samples = map(int, done.stdout.split())
+    assert more < 1.2 * samples

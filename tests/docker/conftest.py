@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,5 +87,9 @@ def watched(folders: dict[str, str]) -> Iterator[Watched]:
             wait_until(lambda: stack.has_data(prometheus, scraped), "two scrapes")
             traffic(served)
             refused_and_out_of_memory(served)
-            time.sleep(2 * stack.SCRAPE_S)  # a scrape after it, and the rules
+            for seen in (
+                'ALERTS{alertname="OutOfMemory"}',
+                'count_over_time(asr_requests_rejected_total{model="mha"}[1m]) > 1',
+            ):
+                wait_until(lambda seen=seen: stack.has_data(prometheus, seen), seen)
             yield Watched(served, prometheus)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from docker import stack
 from service import app, metrics
 from service.settings import Settings
 from tests.docker.conftest import ROOT, needs
@@ -153,12 +154,19 @@ def test_containers_have_time_to_drain() -> None:
 
 
 def test_nginx_has_the_services_limits() -> None:
-    http_s, stream_s = (seconds(found) for found in re.findall(r"proxy_read_timeout (\w+);", NGINX))
-    assert http_s > defaults("max_timeout_s") and stream_s > defaults("max_stream_s")
-    assert seconds(re.findall(r"client_body_timeout (\w+);", NGINX)[0]) == defaults("upload_idle_s")
-    value = SERVICES["nginx"]["environment"]["MAX_UPLOAD_BYTES"]
-    assert value == f"${{MLA_ASR_MAX_UPLOAD_BYTES:-{defaults('max_upload_bytes')}}}"
-    assert "client_max_body_size ${MAX_UPLOAD_BYTES};" in NGINX
+    """From the variables that the service has them from, with the service's defaults."""
+    limits = stack.nginx_limits()
+    for name, value in limits.items():
+        assert float(value) == defaults(name.removeprefix("MLA_ASR_").lower())
+    assert set(re.findall(r"\$\{(\w+)\}", NGINX)) == set(limits)
+    assert all(name.startswith(SERVICES["nginx"]["environment"]["NGINX_ENVSUBST_FILTER"]) for name in limits)
+    for line in (
+        "client_max_body_size ${MLA_ASR_MAX_UPLOAD_BYTES};",
+        "client_body_timeout ${MLA_ASR_UPLOAD_IDLE_S}s;",
+        "proxy_read_timeout ${MLA_ASR_MAX_TIMEOUT_S}s10000ms;",
+        "proxy_read_timeout ${MLA_ASR_MAX_STREAM_S}s60000ms;",
+    ):
+        assert line in NGINX
 
 
 def test_nginx_names_routes_that_are_there() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from docker import stack
 from tests.docker.conftest import Watched, needs
+from tests.service.conftest import wait_until
 
 # Everything that the service promises, with the labels of its samples.
 GAUGES = {
@@ -16,6 +17,7 @@ GAUGES = {
     "asr_stream_slots": {"model", "profile"},
     "asr_stream_cache_bytes": {"model", "profile"},
     "asr_engine_heartbeat_age_seconds": set(),
+    "asr_engine_heartbeat_limit_seconds": set(),
     "asr_model_weight_bytes": {"model"},
     "asr_model_state": {"model", "state"},
 }
@@ -132,10 +134,11 @@ def test_the_rules_record(watched: Watched, record: str) -> None:
     assert stack.has_data(watched.prometheus, record)
 
 
-def test_out_of_memory_and_failures_raise_their_alerts(watched: Watched) -> None:
-    alerts = stack.ask(watched.prometheus, "alerts")["alerts"]
-    named = {alert["labels"]["alertname"] for alert in alerts}
-    assert named == {"OutOfMemory", "ErrorBudgetBurnFast", "ErrorBudgetBurnSlow"}
+@pytest.mark.parametrize("alert", ["OutOfMemory", "ErrorBudgetBurnFast", "ErrorBudgetBurnSlow"])
+def test_the_services_own_labels_raise_alerts(watched: Watched, alert: str) -> None:
+    """When each fires, and when not, is a matter of time: alerts.yml has it, and none here."""
+    raised = f'ALERTS{{alertname="{alert}"}}'
+    wait_until(lambda: stack.has_data(watched.prometheus, raised), alert)
 
 
 def test_promtool_finds_nothing_to_say_about_the_metrics(watched: Watched) -> None:

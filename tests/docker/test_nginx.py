@@ -1,8 +1,8 @@
 """nginx with the committed configuration, in front of a real service."""
 
-import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -10,11 +10,10 @@ import pytest
 
 from docker import stack
 from docker.client import Client
-from service.settings import Settings
 from tests.docker.conftest import MODELS, Watched, needs, noise
 from tests.fakes import FakeTranscriber
 from tests.service.conftest import Served, serving, sound
-from tests.service.live import streamed
+from tests.service.live import closed, denied, live, stream_settings, streamed
 
 LIMIT_BYTES = 200_000
 
@@ -25,8 +24,11 @@ def front(watched: Watched) -> Iterator[str]:
     needs("nginx")
     (nobody,) = stack.free_ports(1)
     port = int(watched.served.url.rpartition(":")[2])
-    limit = {"upload_bytes": LIMIT_BYTES}
-    with tempfile.TemporaryDirectory() as folder, stack.nginx(Path(folder), [nobody, port], **limit) as url:
+    limits = {"MLA_ASR_MAX_UPLOAD_BYTES": LIMIT_BYTES}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stack.nginx(Path(folder), [nobody, port], limits=limits) as url,
+    ):
         yield url
 
 
@@ -92,21 +94,57 @@ def test_without_any_instance_clients_are_told_to_come_again() -> None:
     assert answer.headers["retry-after"] == "5"
 
 
-def test_a_request_that_one_instance_refuses_goes_to_another(watched: Watched) -> None:
-    """One that drains answers 503; nobody behind nginx gets to see it."""
+@dataclass
+class Pair:
+    """nginx before an instance that takes nothing new, and one that serves."""
+
+    url: str
+    closed: Served
+    open: Served
+
+
+@pytest.fixture(scope="module")
+def pair(watched: Watched) -> Iterator[Pair]:
     needs("nginx")
-    with serving(Settings(decode_workers=1, stream_memory="0"), {"mha": FakeTranscriber()}) as other:
-        other.service.draining = True
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            stack.nginx(Path(folder), ports(other, watched.served)) as url,
-        ):
-            answers = [post(url, sound(16_000)) for _ in range(6)]
-            refused = other.metric("asr_requests_total", outcome="unavailable")
-        other.service.draining = False
-    assert [answer.status_code for answer in answers] == [200] * 6
-    assert refused > 0
-    assert all(json.loads(answer.text)["model"] == "mha" for answer in answers)
+    with (
+        serving(stream_settings(), {"mha": FakeTranscriber()}) as other,
+        tempfile.TemporaryDirectory() as folder,
+        stack.nginx(Path(folder), ports(other, watched.served)) as url,
+    ):
+        yield Pair(url, other, watched.served)
+
+
+@pytest.fixture(params=["drains", "loads"])
+def refusing(request: pytest.FixtureRequest, pair: Pair) -> Iterator[Pair]:
+    """One that drains, or loads its models, answers 503; nobody behind nginx gets to see it."""
+    drains, service = request.param == "drains", pair.closed.service
+    service.draining = drains
+    service.engine.states["mha"].status = "ready" if drains else "loading"
+    yield pair
+    service.draining = False
+    service.engine.states["mha"].status = "ready"
+
+
+def test_a_request_that_one_instance_refuses_goes_to_another(refusing: Pair) -> None:
+    before = refusing.closed.metric("asr_requests_total", outcome="unavailable")
+    answers = [post(refusing.url, sound(16_000)) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert refusing.closed.metric("asr_requests_total", outcome="unavailable") > before
+
+
+def test_a_stream_that_one_instance_refuses_goes_to_another(refusing: Pair) -> None:
+    """With streams on the other: then `least_conn` prefers the one that refuses."""
+    before = closed(refusing.closed, code="503")
+    with live(refusing.url, "mha") as first, live(refusing.url, "mha") as second:
+        assert streamed(refusing.url, noise(1.0), "mha").heard[-1]["type"] == "done"
+        first.finish()
+        second.finish()
+    assert closed(refusing.closed, code="503") >= before + 2
+
+
+def test_a_stream_that_no_instance_takes_is_told_so(refusing: Pair) -> None:
+    with tempfile.TemporaryDirectory() as folder, stack.nginx(Path(folder), ports(refusing.closed)) as url:
+        assert denied(url)[0] == 503
 
 
 def ports(*served: Served) -> list[int]:

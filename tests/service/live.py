@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from websockets.exceptions import ConnectionClosed
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from service.settings import Settings
@@ -105,6 +106,15 @@ def live(url: str, model: str = "mha", **start: Any) -> Iterator[Live]:
         client.say("start", **start)
         client.until("ready")
         yield client
+
+
+def denied(url: str, model: str = "mha") -> tuple[int, str]:
+    """The status of a handshake that is refused, and the code of its error, which may be tried again."""
+    with pytest.raises(InvalidStatus) as refused, connected(url, model):
+        pass
+    answer = refused.value.response
+    assert int(answer.headers["Retry-After"]) >= 1 and answer.headers["X-Request-ID"]
+    return answer.status_code, json.loads(answer.body or b"")["error"]["code"]
 
 
 def streamed(url: str, wave: np.ndarray, model: str = "mha", **start: Any) -> Live:

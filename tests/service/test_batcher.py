@@ -1,8 +1,10 @@
 """Which clips run together: order, cost, fairness, bounds, and that none is lost or run after it was given up."""
 
+import math
 import threading
 import time
 from concurrent.futures import CancelledError
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from service.batcher import Batch, Batcher, Job, Limits
 from service.errors import DeadlineExceeded, Overloaded, Unavailable
 
-LIMITS = Limits(max_batch_frames=1000, max_batch_items=8, max_queue_audio_s=1000.0, window=16)
+LIMITS = Limits(
+    max_batch_frames=1000, max_batch_items=8, max_queue_audio_s=1000.0, max_queue_s=math.inf, window=16
+)
 LATER = time.monotonic() + 3600
 
 
@@ -97,7 +101,7 @@ def test_a_long_clip_is_not_starved_by_short_ones() -> None:
 
 
 def test_models_share_the_device_by_time() -> None:
-    limits = Limits(max_batch_items=1)
+    limits = Limits(max_batch_items=1, max_queue_s=math.inf)
     batcher = filled(*(job(model=model) for model in ("mha", "mla") for _ in range(40)), limits=limits)
     order = []
     for _ in range(40):
@@ -109,7 +113,7 @@ def test_models_share_the_device_by_time() -> None:
 
 
 def test_a_model_that_was_idle_has_no_credit() -> None:
-    limits = Limits(max_batch_items=1)
+    limits = Limits(max_batch_items=1, max_queue_s=math.inf)
     batcher = filled(*(job(model="mha") for _ in range(30)), limits=limits)
     for _ in range(10):
         batch = batcher.take(0)
@@ -163,6 +167,36 @@ def test_a_clip_as_long_as_the_bound_gets_in_under_load_and_is_the_last() -> Non
     batcher = filled(job(audio_s=999.0), job(audio_s=1000.0))
     with pytest.raises(Overloaded):
         batcher.submit(job(audio_s=0.1))
+
+
+def test_waiting_audio_is_bounded_by_what_the_device_achieves() -> None:
+    batcher = filled(job(audio_s=60.0), limits=replace(LIMITS, max_queue_s=20.0))
+    batch = batcher.take(0)
+    assert batch is not None
+    batcher.finish(batch, 10.0)  # 6 s of audio a second: 120 s are 20 s of work
+    for _ in range(2):
+        batcher.submit(job(audio_s=60.0))
+    with pytest.raises(Overloaded, match="limit is 120 s") as refused:
+        batcher.check_open()
+    assert refused.value.headers["Retry-After"] == "20"
+
+
+def test_windows_come_in_whatever_waits_and_run_with_their_like() -> None:
+    batcher = filled(job(audio_s=500.0), job(audio_s=500.0))
+    windows = [replace(job(), normalised=True) for _ in range(2)]
+    for window in windows:
+        batcher.submit(window, admitted=True)
+    assert [[one.normalised for one in batch.jobs] for batch in drain(batcher)] == [[False] * 2, [True] * 2]
+
+
+def test_long_clips_in_work_are_bounded_apart_from_what_waits() -> None:
+    batcher = filled()
+    with batcher.long_clip(600.0), batcher.long_clip(700.0):
+        batcher.submit(job())
+        with pytest.raises(Overloaded, match="long clips"), batcher.long_clip(100.0):
+            pass
+    with batcher.long_clip(100.0):
+        pass
 
 
 def test_closed_refuses_new_and_gives_out_the_old() -> None:

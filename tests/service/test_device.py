@@ -7,22 +7,14 @@ import pytest
 import torch
 
 from service import device
-from service.device import choose, cores, cpu_dtype, cpu_flags, cuda_dtype, threads_for
+from service.device import choose, cores, cpu_dtype, cpu_flags, threads_for
 
 
-@pytest.mark.parametrize(
-    ("capability", "dtype"),
-    [
-        ((9, 0), "bfloat16"),
-        ((8, 6), "bfloat16"),
-        ((8, 0), "bfloat16"),
-        ((7, 5), "float16"),
-        ((7, 0), "float16"),
-        ((6, 1), "float32"),
-    ],
-)
-def test_the_type_on_a_gpu(capability: tuple[int, int], dtype: str) -> None:
-    assert cuda_dtype(capability)[0] == dtype
+def test_the_type_on_a_gpu_is_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    choice = choose(5_000_000, device="cuda:0")
+    assert (choice.dtype, choice.threads) == ("float16", None)
+    assert choice.why == "cuda:0, float16 (compute capability 7.5: no bfloat16)"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Whatever happens on the device thread, every request gets its own answer or an error."""
 
+import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 
 from service.batcher import Batcher, Job, Limits
-from service.engine import Engine, Model
+from service.clips import Model
+from service.engine import Engine
 from service.errors import ApiError, Unavailable
 from service.metrics import Metrics
 from service.scheduler import Scheduler
@@ -24,10 +27,10 @@ def job(samples: int, model: str = "mha", value: float = 0.0) -> Job:
 
 @contextmanager
 def running(
-    limit_s: float = WAIT_S, **loaders: Callable[[], Model]
+    limit_s: float = WAIT_S, loaded: Callable[[], None] = lambda: None, **loaders: Callable[[], Model]
 ) -> Iterator[tuple[Engine, Batcher, Metrics]]:
     metrics, batcher = Metrics({}), Batcher(loaders, Limits(window=64))
-    engine = Engine(loaders, Scheduler(batcher), metrics, heartbeat_limit_s=limit_s)
+    engine = Engine(loaders, Scheduler(batcher), metrics, heartbeat_limit_s=limit_s, loaded=loaded)
     engine.start()
     assert engine.wait_loaded(WAIT_S)
     try:
@@ -192,6 +195,31 @@ def test_warm_up_runs_before_ready(fake: FakeTranscriber) -> None:
         assert fake.batches[0][1] == 0
 
 
+def test_loaded_is_told_after_the_warm_up_and_before_work(fake: FakeTranscriber) -> None:
+    """A GPU's peak is counted from there, by the thread that owns it."""
+    seen: list[tuple[int, str]] = []
+
+    def loaded() -> None:
+        seen.append((len(fake.batches), threading.current_thread().name))
+
+    with running(mha=lambda: fake, loaded=loaded):
+        assert seen == [(1, "engine")]
+
+
+def test_while_models_load_the_engine_may_take_for_ever(held: FakeTranscriber) -> None:
+    held.gate.clear()
+    batcher = Batcher(["mha"], Limits())
+    engine = Engine({"mha": lambda: held}, Scheduler(batcher), Metrics({}), heartbeat_limit_s=0.0)
+    engine.start()
+    assert held.entered.wait(WAIT_S)  # its warm-up, which the gate holds
+    assert engine.heartbeat_limit_s() == math.inf
+    assert engine.alive and not engine.ready
+    held.gate.set()
+    assert engine.wait_loaded(WAIT_S)
+    assert engine.heartbeat_limit_s() == 0.0
+    assert engine.stop(WAIT_S)
+
+
 def test_nothing_loaded_is_not_ready_but_alive() -> None:
     def broken() -> Model:
         raise RuntimeError("no device")
@@ -256,6 +284,7 @@ def test_a_long_clip_may_take_as_long_as_it_lasts(held: FakeTranscriber) -> None
         assert held.entered.wait(WAIT_S)
         time.sleep(0.05)
         assert engine.alive and engine.ready
+        assert engine.heartbeat_limit_s() == 600.01
         held.gate.set()
         one.future.result(WAIT_S)
 

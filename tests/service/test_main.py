@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service.__main__ import main, spelled
+from service.__main__ import DrainingServer, main, server_config, spelled
+from service.app import create_app
 from service.settings import Settings
+from tests.fakes import FakeTranscriber
 from tests.service.conftest import WAIT_S, sound, wait_until
+from tests.service.live import denied, live, streamed
 
 ROOT = Path(__file__).parents[2]
 
@@ -177,48 +180,59 @@ def started(*options: str) -> Iterator[Process]:
         process.child.stderr.close()
 
 
-def test_sigterm_loses_no_accepted_request_and_exits_0(folders: dict[str, str]) -> None:
+def test_sigterm_loses_nothing_that_was_accepted(folders: dict[str, str], tmp_path: Path) -> None:
+    """Clips are answered, streams say their last words; then the process ends, and nothing of it is left."""
     pairs = ",".join(f"{name}={folder}" for name, folder in folders.items())
-    with started("--models", pairs, "--drain-delay-s", "600") as process, ThreadPoolExecutor(8) as clients:
-        clips = [sound(16_000 * n) for n in (20, 1, 2, 3, 4, 5)]
+    wave = np.random.default_rng(0).normal(0, 0.1, 40_000).astype(np.float32)
+    options = ["--models", pairs, "--drain-delay-s", "600", "--spool-dir", str(tmp_path)]
+    with started(*options) as process, ThreadPoolExecutor(8) as clients:
+        (tmp_path / "marker").touch()
+        url = str(process.url)
 
-        def send(clip: bytes) -> Any:
+        def send(clip: bytes) -> httpx.Response:
             headers = {"content-type": "audio/wav"}
-            return httpx.post(
-                f"{process.url}/transcribe?model=mla", content=clip, headers=headers, timeout=WAIT_S
-            )
+            return httpx.post(f"{url}/transcribe?model=mla", content=clip, headers=headers, timeout=WAIT_S)
 
         def running() -> bool:
             """Whether a request is in the queue, on the device or already answered: true once, it stays true."""
             names = 'asr_requests_(?:waiting|running|total){model="mla".*?}'
-            return sum(float(count) for count in re.findall(rf"{names} (\S+)", metrics())) > 0
+            text = httpx.get(f"{url}/metrics", timeout=WAIT_S).text
+            return sum(float(count) for count in re.findall(rf"{names} (\S+)", text)) > 0
 
-        def metrics() -> str:
-            try:
-                return httpx.get(f"{process.url}/metrics", timeout=WAIT_S).text
-            except httpx.TransportError:
-                return ""
-
-        accepted = [clients.submit(send, clip) for clip in clips]
-        wait_until(running, "a request on its way")
-        process.child.send_signal(signal.SIGTERM)
-        wait_until(lambda: process.health() == 503, "the process to drain")
-        assert send(sound(1000)).json()["error"]["code"] == "draining"
-        process.child.send_signal(signal.SIGTERM)  # the second one skips the delay
+        expected = streamed(url, wave, "mla", profile="fast").text
+        with live(url, "mla", profile="fast") as client, live(url, profile="fast") as other:
+            client.play(wave)
+            client.say("flush", id=1)
+            client.until("flushed")
+            accepted = [clients.submit(send, sound(16_000 * n)) for n in (20, 1, 2, 3, 4, 5)]
+            wait_until(running, "a request on its way")
+            process.child.send_signal(signal.SIGTERM)
+            assert (client.error(), other.error()) == (("draining", 1012), ("draining", 1012))
+            assert client.text == expected
+        assert process.health() == 503
+        assert send(sound(1000)).json()["error"]["code"] == denied(url)[1] == "draining"
+        process.child.send_signal(signal.SIGINT)  # a second signal skips the delay
         outcomes = [answer.result(WAIT_S).status_code for answer in accepted]
         # Those that came after the signal may have been refused, but none broke and the first ones were served.
         assert set(outcomes) <= {200, 503} and 200 in outcomes
         assert process.child.wait(WAIT_S) == 0
-    assert "Traceback" not in "".join(process.log)
-    assert all(f"model '{name}' is ready" in "".join(process.log) for name in folders)
-
-
-def test_ctrl_c_stops_an_idle_server_and_leaves_no_processes(folders: dict[str, str], tmp_path: Path) -> None:
-    with started("--models", f"mha={folders['mha']}", "--spool-dir", str(tmp_path)) as process:
-        (tmp_path / "marker").touch()
-        process.child.send_signal(signal.SIGINT)
-        assert process.child.wait(WAIT_S) == 0
         # The log's pipe ends only when every process that holds it has ended.
         process.reader.join(WAIT_S)
         assert not process.reader.is_alive()
+    assert "Traceback" not in "".join(process.log)
+    assert all(f"model '{name}' is ready" in "".join(process.log) for name in folders)
     assert [path.name for path in tmp_path.iterdir()] == ["marker"]
+
+
+async def test_sigterm_waits_and_ctrl_c_does_not(fake: FakeTranscriber) -> None:
+    settings = Settings(drain_delay_s=600)
+    ends = []
+    for first in (signal.SIGTERM, signal.SIGINT):
+        app = create_app(settings, {"mha": lambda: fake})
+        server = DrainingServer(server_config(app, settings), app.state.service)
+        for sent in (first, signal.SIGTERM, signal.SIGTERM):
+            server.handle_exit(sent, None)
+            await server.on_tick(1)
+            ends.append((server.should_exit, server.force_exit))
+    waits, once_more, at_once = (False, False), (True, False), (True, True)
+    assert ends == [waits, once_more, at_once, once_more, at_once, at_once]

@@ -18,6 +18,7 @@ from openai.types.audio import TranscriptionTextDeltaEvent, TranscriptionTextDon
 
 import asr
 from asr.ctc import StreamDecoder
+from asr.windows import Window
 from service.openai_answers import Deltas
 from service.settings import Settings
 from tests.service.conftest import WAIT_S, Served, serving, sound, wait_until
@@ -37,18 +38,20 @@ class Gated:
         self.gate = threading.Event()
         self.gate.set()
         self.fails = False
-        self._in_windows = model._in_windows
-        model._in_windows = self.in_windows  # type: ignore[method-assign]
+        self._windows, self._log_probs = model.windows, model.log_probs
+        model.windows, model.log_probs = self.windows, self.log_probs  # type: ignore[method-assign]
 
-    def in_windows(self, wave: np.ndarray, heard: Any) -> np.ndarray:
-        def told(first: int, scores: np.ndarray) -> None:
-            if heard:
-                heard(first, scores)
-            assert self.gate.wait(GATE_S)
+    def windows(self, wave: np.ndarray) -> Iterator[Window]:
+        self._first = True
+        return self._windows(wave)
+
+    def log_probs(self, waves: list[np.ndarray], **how: Any) -> list[np.ndarray]:
+        if how.get("normalised"):
+            assert self._first or self.gate.wait(GATE_S)
             if self.fails:
                 raise RuntimeError("/secret/path")
-
-        return self._in_windows(wave, told)
+            self._first = False
+        return self._log_probs(waves, **how)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,15 @@ def test_a_short_clip_is_one_delta(client: openai.OpenAI) -> None:
     with client.audio.transcriptions.create(file=SHORT, model="mha", stream=True) as stream:
         assert stream.response.headers["content-type"].startswith("text/event-stream")
         assert said(list(stream), text) == [text]
+
+
+def test_a_search_has_its_text_at_the_end_and_does_not_stream(client: openai.OpenAI) -> None:
+    searched = {"decoding": "beam"}
+    assert client.audio.transcriptions.create(file=SHORT, model="mha", extra_body=searched).text
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.audio.transcriptions.create(file=SHORT, model="mha", stream=True, extra_body=searched)
+    assert (refused.value.code, refused.value.param) == ("invalid_option", "decoding")
+    assert "without stream" in refused.value.message
 
 
 def test_text_comes_while_the_rest_is_still_heard(
@@ -180,9 +192,9 @@ def test_the_wire(served: Served) -> None:
     ]
 
 
-@given(st.lists(st.integers(0, 60), max_size=5), st.booleans(), st.integers(0, 2**32 - 1))
+@given(st.lists(st.integers(0, 60), max_size=5), st.integers(0, 2**32 - 1))
 def test_deltas_are_the_text_wherever_the_windows_end(
-    mha: asr.Transcriber, ends: list[int], again: bool, seed: int
+    mha: asr.Transcriber, ends: list[int], seed: int
 ) -> None:
     scores = np.random.default_rng(seed).normal(0, 4, (60, len(mha.vocabulary))).astype(np.float32)
     scores -= np.log(np.exp(scores).sum(1, keepdims=True))
@@ -190,7 +202,5 @@ def test_deltas_are_the_text_wherever_the_windows_end(
     text = asr.ctc.greedy(scores, mha.vocabulary, 0.02)[0].lower()
     deltas = Deltas(StreamDecoder(mha.vocabulary, 0.02), "lower")
     cuts = sorted({0, *ends, 60})
-    windows = [(first, scores[first:last]) for first, last in pairwise(cuts)]
-    told = windows[:1] + windows if again else windows  # a batch that failed runs again
-    joined = "".join(deltas.heard(*window) for window in told)
+    joined = "".join(deltas.heard(scores[first:last]) for first, last in pairwise(cuts))
     assert joined + deltas.rest(text) == text

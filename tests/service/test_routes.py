@@ -1,6 +1,7 @@
 """The HTTP contract, over real sockets and tiny real models."""
 
 import io
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -180,7 +181,14 @@ def test_health_and_pages(server: Served) -> None:
     assert all(part in page.text for part in ('id="live"', "AudioWorkletProcessor", "stream?model="))
     operation = server.client.get("/openapi.json").json()["paths"]["/transcribe"]["post"]
     assert "response_format" in {parameter["name"] for parameter in operation["parameters"]}
-    assert server.client.get("/docs").status_code == 200
+
+
+def test_the_description_of_the_api_needs_nothing_from_elsewhere(server: Served) -> None:
+    page = server.client.get("/docs")
+    assert page.status_code == 200
+    named = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)
+    assert len(named) == 3 and "//" not in page.text.replace("// ", "")
+    assert [server.client.get(address).status_code for address in named] == [200] * 3
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "vocab.json"])

@@ -117,6 +117,28 @@ def test_a_searching_streams_flush_leaves_it_as_it_was(fake_server: Served) -> N
     assert client.text == streamed(fake_server.url, wave, decoding="beam").text == "hallo world"
 
 
+def test_streams_with_and_without_a_search_process(fake_server: Served) -> None:
+    """One that loses its process is told, and may come again; those that do not search go on."""
+    wave = spoken("HALLO WORLD")
+    with live(fake_server.url) as greedy, live(fake_server.url, decoding="beam") as client:
+        client.play(wave[: len(wave) // 2])
+        client.say("flush")
+        client.until("flushed")  # by now there is a process
+        pool = fake_server.service.searches._pool
+        assert pool
+        for victim in list(pool._processes):
+            os.kill(victim, signal.SIGKILL)
+        client.play(wave[len(wave) // 2 :])
+        client.say("end")
+        assert client.error() == ("inference_failed", 1011)
+        assert client.heard[-1]["retryable"]
+        greedy.play(wave)
+        greedy.finish()
+    assert greedy.text == "hallo world"
+    assert fake_server.service.searches._pool is None  # there is none until one is needed
+    assert streamed(fake_server.url, wave, decoding="beam").text == "hallo world"
+
+
 @asynccontextmanager
 async def searching() -> AsyncIterator[tuple[Searches, BeamDecoder]]:
     searches = Searches()

@@ -2,12 +2,10 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 import asr
-from service import memory
 from service.settings import Profile, Settings
 from service.slots import allocate
 from tests.fakes import FakeTranscriber
@@ -96,20 +94,6 @@ def test_amounts_of_memory(given: str, bytes_: int) -> None:
 def test_amounts_that_are_none(given: str) -> None:
     with pytest.raises(ValueError, match="512MiB"):
         Settings(stream_memory=given)
-
-
-def test_free_memory_of_this_machine() -> None:
-    assert 2**20 < memory.free_bytes("cpu") < 2**50
-
-
-def test_free_memory_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    free = memory.free_bytes("cpu")
-    (tmp_path / "memory.current").write_text("1000\n")
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert memory.free_bytes("cpu") == 4000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_bytes("cpu") == pytest.approx(free, rel=0.5)
 
 
 # The profiles

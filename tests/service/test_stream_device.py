@@ -5,9 +5,10 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
+from service.engine import ModelState
 from tests.fakes import FakeTranscriber, spoken
 from tests.service.conftest import WAIT_S, Served, serving, sound, wait_until
-from tests.service.live import at_rest, closed, connected, live, stream_settings, streamed
+from tests.service.live import at_rest, closed, connected, denied, live, stream_settings, streamed
 
 CHUNK = 10_240
 
@@ -58,8 +59,7 @@ def test_when_the_device_breaks_every_stream_is_told() -> None:
             wait_until(lambda: not served.service.engine.alive, "the engine's end")
             second.play(spoken("ABCDEFGHIJKLM"))
             assert second.error()[0] == "engine_stopped"
-        with connected(served.url) as client:
-            assert client.error() == ("model_not_ready", 1013)
+        assert denied(served.url) == (503, "model_not_ready")
 
 
 def test_without_memory_for_streams_clips_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +85,21 @@ def test_draining_ends_streams_with_what_they_have_heard() -> None:
             assert client.error() == ("draining", 1012)
             assert waiting.error() == ("draining", 1012)
             assert client.text == "last words" and client.heard[-1]["retryable"]
-        with connected(served.url) as late:
-            assert late.error() == ("draining", 1012)
+        assert denied(served.url) == (503, "draining")
         wait_until(lambda: at_rest(served), "rest")
+        assert closed(served, model="none", reason="draining", code="503") == 1
+
+
+def test_a_server_that_loads_does_not_take_the_handshake() -> None:
+    """One whose model is there but whose other still loads, and then one whose model loads itself."""
+    with serving(stream_settings(), {"mha": FakeTranscriber(), "mla": FakeTranscriber()}) as served:
+        engine = served.service.engine
+        engine._loaded.clear()
+        assert denied(served.url) == (503, "not_ready")
+        engine._loaded.set()
+        engine.states["mla"] = ModelState()
+        assert denied(served.url, "mla") == (503, "model_not_ready")
+        assert streamed(served.url, spoken("SERVED")).text == "served"
 
 
 # Steps and batches
