@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from statistics import median
 
 import numpy as np
 
-from loadtests.figures import wer
-from loadtests.rows import COUNTS, FIGURES, Row, at
+from loadtests.figures import COUNTS, FIGURES, at, on_gpu, wer
+from loadtests.figures import Figures as Row
 
 # Figures that two runs should agree on: medians that do not hang on a single slow request.
 HEADLINES = {
@@ -19,6 +20,7 @@ HEADLINES = {
     "memory": ("process_bytes",),
 }
 AGREE = 0.10
+UNMEASURED = "unmeasured: on the GPU, where neither the driver (NVML) nor the service said how much it takes"
 
 
 def levels(rows: Iterable[Row]) -> list[Row]:
@@ -26,16 +28,34 @@ def levels(rows: Iterable[Row]) -> list[Row]:
     groups: dict[tuple[str, str, float], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["kind"], row["model"], row["level"]), []).append(row)
-    return [_level(key, group) for key, group in sorted(groups.items())]
+    shared = {kind: _shared([group for key, group in groups.items() if key[0] == kind]) for kind in FIGURES}
+    return [_level(key, group, shared[key[0]]) for key, group in sorted(groups.items())]
 
 
-def _level(key: tuple[str, str, float], group: Sequence[Row]) -> Row:
+def _shared(groups: Sequence[Sequence[Row]]) -> set[str]:
+    """The clips that were answered at every level that all repeats have reached: only of these are words compared."""
+    whole = max(map(len, groups), default=0)
+    heard = [
+        {clip for row in group for clip in row.get("heard", ())} for group in groups if len(group) == whole
+    ]
+    return set.intersection(*heard) if heard else set()
+
+
+def _wer(group: Sequence[Row], clips: set[str]) -> Row:
+    """Of these clips, each counted once, by its mean over the repeats; None where one was not answered."""
+    found = [[row["heard"][clip] for row in group if clip in row["heard"]] for clip in sorted(clips)]
+    if not all(found):
+        return wer([])
+    return wer((sum(errors for errors, _ in each) / len(each), each[0][1]) for each in found)
+
+
+def _level(key: tuple[str, str, float], group: Sequence[Row], clips: set[str]) -> Row:
     kind, model, level = key
     entry: Row = {"kind": kind, "model": model, "level": level, "repeats": len(group)}
     entry |= {name: spread([at(row, path) for row in group]) for name, path in FIGURES[kind].items()}
     entry["counts"] = {name: sum(row[name] for row in group) for name in COUNTS[kind]}
-    if "wer" in group[0]:
-        entry["wer"] = wer((row["wer"]["errors"], row["wer"]["words"]) for row in group)
+    if "heard" in group[0]:
+        entry["wer"] = _wer(group, clips) | {"clips": len(clips)}
         entry["meets_goal"] = sum(row["meets_goal"] for row in group)
     return entry
 
@@ -60,7 +80,8 @@ def carries(rows: Sequence[Row], cards: dict[str, Row]) -> dict[str, Row]:
 def _carries(rows: Sequence[Row], card: Row) -> Row:
     of = {kind: _repeats(row for row in rows if row["kind"] == kind) for kind in FIGURES}
     profile = (card.get("profiles") or [{}])[0]
-    held = [_line(group) for group in of["memory"]]
+    source, path = _memory_source([row for row in rows if row["kind"] == "memory"])
+    held = [_line(group, path) for group in of["memory"]]
     mean_audio_s = [row["mean_audio_s"] for row in rows if row["kind"] == "closed"]
     return {
         "requests_per_s": spread(_best(group, "requests_per_s") for group in of["closed"]),
@@ -69,8 +90,11 @@ def _carries(rows: Sequence[Row], card: Row) -> Row:
         "rate_at_goal": spread(_last_good(group, "rate") for group in of["open"]),
         "streams_at_goal": spread(_last_good(group, "level") for group in of["streams"]),
         "streams_missed_in": sum(not all(row["meets_goal"] for row in group) for group in of["streams"]),
-        "rest_bytes": spread(rest for rest, _ in held),
-        "bytes_per_stream": spread(slope for _, slope in held),
+        "streams_bound_by": _bounds(of["streams"]),
+        "memory_of": source,
+        "rest_bytes": spread(rest for rest, _, _ in held),
+        "fixed_bytes": spread(fixed for _, fixed, _ in held),
+        "bytes_per_stream": spread(slope for _, _, slope in held),
         "transient_bytes": spread(row["transient_bytes"] for group in of["memory"] for row in group),
         "cache_bytes_per_stream": profile.get("cache_bytes_per_stream"),
         "slots": profile.get("slots"),
@@ -99,21 +123,47 @@ def _last_good(group: Sequence[Row], name: str) -> float:
     return float(good[-1][name]) if good else 0.0
 
 
-def _line(group: Sequence[Row]) -> tuple[float | None, float | None]:
-    """Memory at rest (no streams), and how it grows with each: a line through those with streams, where there are two.
+def _bounds(groups: Iterable[Sequence[Row]]) -> Row:
+    """In how many repeats the streams ended for want of places, and in how many for want of time.
 
-    Of the device where the driver says it, else of the process.
+    At the first level that misses, streams were refused while those that had a place were in time, or they were not.
     """
+    bounds: Counter[str] = Counter()
+    for group in groups:
+        if missed := next((row for row in group if not row["meets_goal"]), None):
+            full = missed["in_time"] and missed["refused"] == missed["lost"]
+            bounds["places" if full else "time"] += 1
+    return dict(bounds)
 
-    def taken(row: Row) -> float:
-        return float(row["held"]["device"] or row["held"]["process"])
 
-    rest = next((taken(row) for row in group if not row["streams"]), None)
-    some = [row for row in group if row["streams"]]
-    some = some if len(some) > 1 else list(group)
+def _memory_source(rows: Sequence[Row]) -> tuple[str, str | None]:
+    """What is counted as a model's memory, in words, and where in a row it is; None where nothing says it."""
+    if not any(on_gpu(row["device"]) for row in rows):
+        return "the process (RSS)", "held.process"
+    sources = {
+        "held.device": "the process on the GPU, by the driver (NVML)",
+        "held.allocated": "tensors on the GPU, by the service (without CUDA's own context)",
+    }
+    for path, source in sources.items():
+        if all(at(row, path) for row in rows):
+            return source, path
+    return UNMEASURED, None
+
+
+def _line(group: Sequence[Row], path: str | None) -> tuple[float | None, float | None, float | None]:
+    """Memory at rest (no streams), that with streams before the first, and how it grows with each.
+
+    The last two are a line through those with streams, where there are two: what the first brings with it (tables, a
+    runtime's buffers) is none of what each takes.
+    """
+    points = [(row["streams"], taken) for row in group if path and (taken := at(row, path)) is not None]
+    rest = next((taken for streams, taken in points if not streams), None)
+    some = [point for point in points if point[0]]
+    some = some if len(some) > 1 else points
     if len(some) < 2:
-        return rest, None
-    return rest, float(np.polyfit([row["streams"] for row in some], [taken(row) for row in some], 1)[0])
+        return rest, None, None
+    slope, intercept = np.polyfit([streams for streams, _ in some], [taken for _, taken in some], 1)
+    return rest, float(intercept), float(slope)
 
 
 def _busy(rows: Iterable[Row]) -> list[list[float]]:
@@ -155,17 +205,22 @@ def agreement(one: Iterable[Row], other: Iterable[Row]) -> Row:
 
 
 def halves(rows: Sequence[Row]) -> Row:
-    """The same of one run's odd and even repeats."""
+    """The same of the first and the second half of one run's repeats, as if they were two runs."""
+    last = max(row["repeat"] for row in rows) // 2
     return agreement(
-        levels(r for r in rows if r["repeat"] % 2), levels(r for r in rows if not r["repeat"] % 2)
+        levels(r for r in rows if r["repeat"] <= last), levels(r for r in rows if r["repeat"] > last)
     )
 
 
 def ratios(rows: Sequence[Row], model: str, baseline: str) -> Row:
-    """Of a model to the first: throughput and median latency by level, each the median over pairs of one repeat."""
+    """Of a model to the first: throughput and median latency by level, each the median over pairs of one repeat.
+
+    Not of what came at set rates: a level there is a share of each model's own capacity.
+    """
     values = {
         (row["kind"], row["level"], row["repeat"], row["model"], name): at(row, FIGURES[row["kind"]][name])
         for row in rows
+        if row["kind"] != "open"
         for name in HEADLINES[row["kind"]]
     }
     pairs: dict[str, list[float]] = {}

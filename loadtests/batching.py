@@ -3,8 +3,10 @@
 It starts `python -m service` itself, in float32, and measures of each model:
 
 - texts: every clip alone, then all of them by --users at once; the texts must be the same;
-- batches: those by --users at once, with batches by cost (the service's own way), and again by count: whoever is next,
-  as many as have the same cost where the longest is among them. Padding's share, and the device's busy share;
+- batches: those by --users at once, with batches by cost (the service's own way) and by count: whoever is next, as many
+  as have the same cost where the longest is among them. One service of each kind, of which the other one is idle; each
+  is warmed up by a pass that is not counted, then has --passes of them in turns (a b, b a). Padding's share, the
+  device's busy share, and what became of the time: medians over the passes, with lowest and highest;
 - alone: a clip of 5 s, --repeats times, one after another: what the service adds to the device's time, at the client
   and within the server, by `Server-Timing`.
 
@@ -16,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import shlex
 import sys
 import time
@@ -29,10 +30,12 @@ import httpx
 import soundfile
 
 from loadtests import clips, scrape, service_process
+from loadtests.analysis import spread
 from loadtests.cli import Parser, count
 from loadtests.clips import Clip, ClipsError
 from loadtests.figures import Figures, quantiles
-from loadtests.http_client import Sample, Target
+from loadtests.http_client import Sample, Target, send_all
+from loadtests.plan import turns
 from loadtests.service_process import ServiceError
 from loadtests.sweep import provenance
 
@@ -43,55 +46,54 @@ WARM_UP = 3
 Samples = list[Sample]
 
 
-async def alone(target: Target, sounds: Sequence[Clip]) -> Samples:
-    """Each clip once the one before it is answered."""
-    async with target.client() as client:
-        target.start()
-        return [await target.send(client, clip) for clip in sounds]
-
-
-async def together(target: Target, sounds: Sequence[Clip], users: int) -> Samples:
-    """All clips, in order, by so many users at once."""
-    places = asyncio.Semaphore(users)
-
-    async def one(clip: Clip) -> Sample:
-        async with places:
-            return await target.send(client, clip)
-
-    async with target.client() as client:
-        target.start()
-        return list(await asyncio.gather(*(one(clip) for clip in sounds)))
-
-
-def compared(single: Samples, loaded: Samples) -> Figures:
-    """Clips whose text changed with their company, or that were not answered."""
-    pairs = list(zip(single, loaded, strict=True))
+def compared(single: Samples, passes: Sequence[Samples]) -> Figures:
+    """Clips whose text changed with their company in any pass, and answers that are missing."""
+    pairs = [pair for loaded in passes for pair in zip(single, loaded, strict=True)]
+    answered = [(one, other) for one, other in pairs if one.outcome == other.outcome == "ok"]
     return {
-        "clips": len(pairs),
-        "unanswered": sum(sample.outcome != "ok" for pair in pairs for sample in pair),
-        "different": [one.clip for one, other in pairs if both_ok(one, other) and one.text != other.text],
+        "clips": len(single),
+        "unanswered": sum(sample.outcome != "ok" for made in (single, *passes) for sample in made),
+        "different": sorted({one.clip for one, other in answered if one.text != other.text}),
         "empty": sum(not one.text for one in single),
     }
-
-
-def both_ok(one: Sample, other: Sample) -> bool:
-    return one.outcome == other.outcome == "ok"
 
 
 def load(target: Target, sounds: Sequence[Clip], users: int) -> tuple[Samples, Figures]:
     """One pass over all clips, and what the server counted meanwhile."""
     before, began = scrape.scrape(target.url), time.monotonic()
-    samples = asyncio.run(together(target, sounds, users))
+    samples = asyncio.run(send_all(target, sounds, users))
     wall_s, after = time.monotonic() - began, scrape.scrape(target.url)
     counted = scrape.delta(before, after, wall_s)
     return samples, {
-        "answered": sum(sample.outcome == "ok" for sample in samples),
-        "wall_s": round(wall_s, 3),
-        "audio_s_per_s": round(counted["audio_s"] / wall_s, 2),
+        "wall_s": wall_s,
+        "audio_s_per_s": counted["audio_s"] / wall_s,
         "device_busy_share": counted["device_share"]["clips"],
         "mean_batch": counted["mean"]["batch_size"],
         "padding_ratio": padding_ratio(before, after),
-        "sent_to_answered_s": quantiles([sample.done_s - sample.sent_s for sample in samples]),
+    }
+
+
+def in_turns(
+    targets: dict[str, Target], sounds: Sequence[Clip], users: int, passes: int
+) -> dict[str, list[tuple[Samples, Figures]]]:
+    """So many passes with each target, a b, b a, ..., after one of each that is not counted."""
+    for target in targets.values():
+        asyncio.run(send_all(target, sounds, users))
+    made: dict[str, list[tuple[Samples, Figures]]] = {name: [] for name in targets}
+    for _, name in turns(list(targets), passes):
+        made[name].append(load(targets[name], sounds, users))
+    return made
+
+
+def over_passes(passes: Sequence[tuple[Samples, Figures]]) -> Figures:
+    """Medians and ranges of what the passes gave, and quantiles of the times of all requests."""
+    samples = [sample for made, _ in passes for sample in made]
+    answered = [sample for sample in samples if sample.outcome == "ok"]
+    return {
+        "passes": len(passes),
+        "answered": len(answered),
+        **{name: spread(figures[name] for _, figures in passes) for name in passes[0][1]},
+        "sent_to_answered_s": quantiles([sample.done_s - sample.sent_s for sample in answered]),
     }
 
 
@@ -144,28 +146,34 @@ def measure(model: str, sounds: Sequence[Clip], options: Namespace) -> Figures:
     common = ["--dtype", "float32", "--stream-memory", "0", "--max-batch-frames"]
     by_count = [*common, "100000000", "--max-batch-items", str(items), "--batch-window", str(items)]
     found: Figures = {"model": model, "mix_audio_s": round(sum(clip.audio_s for clip in mix), 1)}
-    with service_process.serving({model: model}, [*common, str(MAX_BATCH_FRAMES)]) as service:
+    with (
+        service_process.serving({model: model}, [*common, str(MAX_BATCH_FRAMES)]) as service,
+        service_process.serving({model: model}, by_count) as other,
+    ):
         target = Target(service.url, model)
         found["service"] = service.models()
         found["alone"] = asyncio.run(lone(target, first_seconds(sounds, LONE_S), options.repeats))
-        single = asyncio.run(alone(target, mix))
-        loaded, found["by_cost"] = load(target, mix, options.users)
-    found["texts"] = compared(single, loaded)
-    with service_process.serving({model: model}, by_count) as service:
-        loaded, found["by_count"] = load(Target(service.url, model), mix, options.users)
-    found["by_count"] |= {"batch": items, "different": compared(single, loaded)["different"]}
+        single = asyncio.run(send_all(target, mix, 1))
+        targets = {"by_cost": target, "by_count": Target(other.url, model)}
+        made = in_turns(targets, mix, options.users, options.passes)
+    found |= {name: over_passes(passes) for name, passes in made.items()}
+    texts = {name: compared(single, [samples for samples, _ in passes]) for name, passes in made.items()}
+    found["texts"] = texts["by_cost"]
+    found["by_count"] |= {"batch": items, "different": texts["by_count"]["different"]}
     return found
 
 
 def line(row: Figures) -> str:
     """One model for the screen."""
-    cost, by_count, added = row["by_cost"], row["by_count"], row["alone"]["added_at_client_s"]
+    added = row["alone"]["added_at_client_s"]
+
+    def both(name: str, factor: float = 100.0) -> str:
+        return " and ".join(f"{factor * row[arm][name]['median']:.1f}" for arm in ("by_cost", "by_count"))
+
     return (
         f"{row['model']}: {len(row['texts']['different'])} of {row['texts']['clips']} texts differ, "
-        f"{row['texts']['unanswered']} requests unanswered; padding "
-        f"{100 * cost['padding_ratio']:.1f}% by cost, {100 * by_count['padding_ratio']:.1f}% by count; device busy "
-        f"{100 * cost['device_busy_share']:.0f}% and {100 * by_count['device_busy_share']:.0f}%; "
-        f"{cost['audio_s_per_s']} and {by_count['audio_s_per_s']} s of audio a second; a lone clip of "
+        f"{row['texts']['unanswered']} requests unanswered; by cost and by count: padding {both('padding_ratio')}%, "
+        f"device busy {both('device_busy_share')}%, {both('audio_s_per_s', 1)} s of audio a second; a lone clip of "
         f"{LONE_S:g} s takes {1000 * added['p50']:.0f} ms (p95 {1000 * added['p95']:.0f}) beside the device"
     )
 
@@ -176,6 +184,7 @@ def parser() -> Parser:
     add("--model", action="append", help="bundled name or folder; may be repeated (default: mha, mla)")
     add("--clips", type=count, default=200, help="requests in the mix (default: 200)")
     add("--users", type=count, default=32, help="requests at once (default: 32)")
+    add("--passes", type=count, default=4, help="over the mix, an even number (default: 4)")
     add("--repeats", type=count, default=100, help="of the lone clip (default: 100)")
     add("--seed", type=int, default=1, help="of the mix (default: 1)")
     add("--manifest", type=Path, default=clips.SPEECH, help=clips.MANIFEST_HELP)
@@ -186,6 +195,10 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 when all texts were the same, 1 when not, 2 for what cannot be used."""
     options = parser().parse(argv)
+    if options.passes % 2 or not options.passes:
+        parser().error(
+            f"--passes is {options.passes}; it must be even, so that each way is first equally often"
+        )
     rows = []
     what = about(sys.argv[1:] if argv is None else argv)
     try:
@@ -204,9 +217,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def about(words: list[str]) -> Figures:
     """Which code measured, how, and how busy the machine was with other work."""
-    what = provenance(Namespace(serve=["--dtype", "float32"]), words)
-    what["command"] = shlex.join(["python", "-m", "loadtests.batching", *words])
-    return what | {"load_average": [round(load, 2) for load in os.getloadavg()]}
+    command = shlex.join(["python", "-m", "loadtests.batching", *words])
+    return provenance(Namespace(serve=["--dtype", "float32"]), words) | {"command": command}
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ class ConstantsError(ValueError):
 class Constants:
     """One model in one profile. Bytes are of the memory that the model lies in, times of the machine that measured.
 
-    fixed_bytes: with no stream and nothing to do. `busy`: by streams, which share of the time the device works for
-    them, in rising order. `missing` names what the file does not say, and how it was counted then.
+    fixed_bytes: with all that the first stream brings along, but without that stream. `busy`: by streams, which share
+    of the time the device works for them, in rising order. `missing` names what the file does not say, and
+    how it was counted then.
     """
 
     name: str
@@ -83,18 +84,19 @@ def _load(file: Path) -> Record:
 
 def of_sweep(name: str, figures: Record) -> Constants:
     """Of one entry of a sweep's `carries`."""
-    rest, slope = figures["rest_bytes"]["median"], figures["bytes_per_stream"]["median"]
+    fixed, slope = figures["fixed_bytes"]["median"], figures["bytes_per_stream"]["median"]
     missing = []
-    if rest is None:
-        rest = figures["weight_bytes"] or 0
-        missing.append("memory at rest: the weights alone")
+    if fixed is None:
+        fixed = figures["rest_bytes"]["median"] or figures["weight_bytes"] or 0
+        alone = "memory at rest" if figures["rest_bytes"]["median"] else "the weights alone"
+        missing.append(f"memory before the first stream: {alone}")
     if slope is None:
         slope = figures["cache_bytes_per_stream"] or 0
         missing.append("memory a stream: by formula")
     transient = figures["transient_bytes"]["median"]
     return Constants(
         name,
-        fixed_bytes=rest,
+        fixed_bytes=fixed,
         bytes_per_stream=slope,
         transient_bytes=transient or 0,
         busy=_rising([(streams, share) for streams, share in figures["busy"]]),

@@ -1,9 +1,10 @@
-"""A report as blocks, written as Markdown, and as one HTML file that holds its pictures."""
+"""A report as blocks, written as Markdown, and as one HTML file that holds its pictures; figures as text."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -75,7 +76,8 @@ def _html(block: Block, folder: Path) -> str:
         case Heading(text, depth):
             return f"<h{depth}>{escape(text)}</h{depth}>"
         case Paragraph(text):
-            return f"<p>{escape(text)}</p>"
+            marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+            return f"<p>{marked}</p>"
         case Picture(file, about):
             bits = base64.b64encode((folder / file).read_bytes()).decode()
             return f'<p><img alt="{escape(about)}" src="data:image/png;base64,{bits}"></p>'
@@ -86,3 +88,21 @@ def _html(block: Block, folder: Path) -> str:
 
 def _cells(row: Sequence[str], tag: str) -> str:
     return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
+
+
+def number(value: float | None, digits: int = 1, factor: float = 1.0) -> str:
+    """As it is shown; a dash for nothing."""
+    return "-" if value is None else f"{value * factor:,.{digits}f}"
+
+
+def spread(values: Mapping[str, float | None] | None, digits: int = 1, factor: float = 1.0) -> str:
+    """A median, with lowest and highest where they differ from it."""
+    if not values or values["median"] is None:
+        return "-"
+    middle, low, high = (number(values[name], digits, factor) for name in ("median", "low", "high"))
+    return middle if low == middle == high else f"{middle} [{low}, {high}]"
+
+
+def percent(found: Mapping[str, float | None] | None) -> str:
+    """An error rate."""
+    return "-" if not found or found["percent"] is None else f"{found['percent']:.1f}%"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ from loadtests.clips import Clip, word_errors
 
 GIVE_UP_S = 120.0  # waiting for an answer
 BUSY = 429
+WARM_UP_ALONE = 3  # clips
 ROUTES = ("/transcribe", "/v1/audio/transcriptions")
 OUTCOMES = ("ok", "busy", "error", "not_sent")
 
@@ -73,7 +76,7 @@ class Target:
         return time.monotonic() - self.started
 
     async def send(self, client: httpx.AsyncClient, clip: Clip, intended_s: float | None = None) -> Sample:
-        """Send a clip now and wait for its text; an error is noted, not raised."""
+        """Send a clip now and wait for its text; an error is noted, not raised. Words are not counted yet."""
         sent_s = self.now_s
         sample = Sample(clip.name, clip.audio_s, sent_s if intended_s is None else intended_s, sent_s)
         form: dict[str, Any] = {
@@ -83,7 +86,7 @@ class Target:
         try:
             answer = await client.post(self.route, **form)
             sample.done_s, sample.status = self.now_s, answer.status_code
-            note(sample, clip, answer)
+            note(sample, answer)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             sample.done_s, sample.error = self.now_s, f"not sent: {error}"
         except (httpx.HTTPError, ValueError, KeyError) as error:
@@ -92,41 +95,51 @@ class Target:
         return sample
 
 
-def note(sample: Sample, clip: Clip, answer: httpx.Response) -> None:
+def note(sample: Sample, answer: httpx.Response) -> None:
     """Keep what the answer says. Raises ValueError or KeyError for one that is none."""
     body = answer.json()
-    if sample.status != 200:
+    if sample.status == 200:
+        sample.text, sample.timing = body["text"], body.get("timing", {})
+    else:
         sample.error = f"{body['error']['code']}: {body['error']['message']}"
-        return
-    sample.text, sample.timing = body["text"], body.get("timing", {})
-    sample.word_errors, sample.words = word_errors(clip.text, sample.text)
 
 
-async def closed_loop(target: Target, clips: Sequence[Clip], users: int, seconds: float) -> list[Sample]:
-    """So many users, each sending the next clip once it has its answer; none begins after `seconds`."""
-    order = _around(clips)
-    samples: list[Sample] = []
+def counted(pairs: Iterable[tuple[Clip, Sample]]) -> list[Sample]:
+    """The samples with their words counted: once a load is over, so that it takes no time from it."""
+    samples = []
+    for clip, sample in pairs:
+        if sample.outcome == "ok":
+            sample.word_errors, sample.words = word_errors(clip.text, sample.text)
+        samples.append(sample)
+    return samples
+
+
+async def send_all(
+    target: Target, clips: Iterable[Clip], users: int, seconds: float = math.inf
+) -> list[Sample]:
+    """So many users, each sending the next clip once it has its answer; none begins after `seconds`.
+
+    Samples are in the order of the clips.
+    """
+    order = enumerate(clips)  # all users take from it
+    sent: dict[int, tuple[Clip, Sample]] = {}
 
     async def user() -> None:
-        while target.now_s < seconds:
-            samples.append(await target.send(client, next(order)))
-            if samples[-1].outcome != "ok":
+        for place, clip in order:
+            if target.now_s >= seconds:
+                return
+            sample = await target.send(client, clip)
+            sent[place] = clip, sample
+            if sample.outcome != "ok":
                 await asyncio.sleep(0.1)  # refused at once, it would do nothing but ask
 
     async with target.client() as client:
         target.start()
         await asyncio.gather(*(user() for _ in range(users)))
-    return samples
+    return counted(sent[place] for place in sorted(sent))
 
 
-def _around(clips: Sequence[Clip]) -> Iterator[Clip]:
-    while True:
-        yield from clips
-
-
-async def warm_up(target: Target, clips: Sequence[Clip], users: int, count: int) -> None:
-    """Send some clips that are not counted, `users` at a time."""
-    async with target.client() as client:
-        target.start()
-        for at in range(0, count, users):
-            await asyncio.gather(*(target.send(client, clips[n % len(clips)]) for n in range(at, at + users)))
+async def warm_up(target: Target, clips: Sequence[Clip], users: int) -> None:
+    """Let the service meet single clips and batches of so many users; nothing is counted."""
+    await send_all(target, clips[:WARM_UP_ALONE], 1)
+    await send_all(target, islice(cycle(clips), users), users)

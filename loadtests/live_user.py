@@ -13,9 +13,8 @@ import gevent
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from loadtests.clips import Clip
-from loadtests.paced_client import GIVE_UP_S, Client, Sound
-from loadtests.stream_load import PIECE_MS, address, playable
+from loadtests.paced_client import CONNECTION, GIVE_UP_S, Client, Sound
+from loadtests.stream_load import PIECE_MS, address
 
 
 class StreamEnded(Exception):
@@ -25,34 +24,30 @@ class StreamEnded(Exception):
 class Fire(Protocol):
     """Takes note of something that took so many seconds."""
 
-    def __call__(self, kind: str, seconds: float, length: int = 0) -> None: ...
+    def __call__(self, kind: str, seconds: float, length: int) -> None: ...
 
 
-def play(url: str, model: str, clip: Clip, start: dict[str, Any], headers: dict[str, str], fire: Fire) -> str:
-    """Speak a clip, fire `partial`, `final` and `last` as they come, and give the text. Raises StreamEnded."""
+def play(
+    url: str, model: str, sound: Sound, start: dict[str, Any], headers: dict[str, str], fire: Fire
+) -> str:
+    """Speak, fire `partial`, `final` and `last` as they come, and give the text. Raises StreamEnded."""
     try:
-        with connect(
-            address(url, model),
-            compression=None,
-            ping_interval=None,
-            open_timeout=GIVE_UP_S,
-            additional_headers=headers,
-        ) as socket:
-            return _talk(socket, playable(clip), start, fire)
+        with connect(address(url, model), additional_headers=headers, **CONNECTION) as socket:
+            return _talk(socket, sound, start, fire)
     except (WebSocketException, InvalidHandshake, InvalidURI, OSError, TimeoutError) as error:
         raise StreamEnded(type(error).__name__) from error
 
 
 def _talk(socket: ClientConnection, sound: Sound, start: dict[str, Any], fire: Fire) -> str:
-    client = Client(None, sound.rate)  # type: ignore[arg-type]
+    client = Client(sound.rate)
     socket.send(json.dumps({"type": "start", "sample_rate": sound.rate, "encoding": "pcm_s16le", **start}))
     client.begin(_next(socket))
     speaking = gevent.spawn(_speak, socket, client, sound)
     try:
         while (message := _next(socket))["type"] != "done":
             _note(client, message, fire)
-        assert client.ended_at is not None
-        fire("last", time.monotonic() - client.ended_at)
+        client.done(message, time.monotonic())
+        fire("last", client.last_s or 0.0, len(client.texts[-1]) if client.texts else 0)
     finally:
         speaking.kill()
     return " ".join(client.texts)
@@ -69,18 +64,16 @@ def _note(client: Client, message: dict[str, Any], fire: Fire) -> None:
 
 
 def _speak(socket: ClientConnection, client: Client, sound: Sound) -> None:
-    started, samples = time.monotonic(), 0
-    for piece in sound.pieces(0.0, len(sound.samples) / sound.rate, PIECE_MS):
-        samples += len(piece) // 2
-        due = started + samples / sound.rate
-        gevent.sleep(max(0.0, due - time.monotonic()))
-        try:
+    pieces = sound.pieces(0.0, len(sound.samples) / sound.rate, PIECE_MS)
+    try:
+        for piece, samples, due in client.schedule(pieces, time.monotonic()):
+            gevent.sleep(max(0.0, due - time.monotonic()))
+            client.sent(samples, due, time.monotonic())
             socket.send(piece)
-        except (WebSocketException, OSError):
-            return  # whoever listens is told why
-        client.sent(samples, due, time.monotonic())
-    client.ended_at = time.monotonic()
-    socket.send(json.dumps({"type": "end"}))
+        client.ended = True
+        socket.send(json.dumps({"type": "end"}))
+    except (WebSocketException, OSError):
+        return  # whoever listens is told why
 
 
 def _next(socket: ClientConnection) -> dict[str, Any]:

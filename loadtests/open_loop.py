@@ -5,9 +5,10 @@
 
 Users who wait for an answer before they ask again (Locust's) slow down with the server, and what they measure looks
 good for it. Here the times at which requests are due are drawn beforehand, from the seed alone, and each is sent at its
-time. Latency counts from the time that was intended, so that a request that this machine sent late has waited as
-well; how late is the schedule lag. Where its p99 is not far below the latencies, this machine was too slow, and the
-figures are not to be trusted. Refused (429) is counted apart from errors, and neither has a latency.
+time, after a warm-up that is not counted. Latency counts from the time that was intended, so that a request that this
+machine sent late has waited as well; how late is the schedule lag. Where its p99 is not far below the latencies, this
+machine was too slow, and the figures are not to be trusted. Refused (429) is counted apart from errors, and neither
+has a latency.
 Requests are a mix of the recordings, alone and joined to as much as 15 s. Knows the API, and nothing of the project's
 code.
 """
@@ -24,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,9 @@ from loadtests import clips
 from loadtests.cli import Parser, positive, rates
 from loadtests.clips import Clip, ClipsError
 from loadtests.figures import of_requests
-from loadtests.http_client import ROUTES, Sample, Target
+from loadtests.http_client import ROUTES, Sample, Target, counted, warm_up
+
+WARM_UP_USERS = 16
 
 
 def schedule(rate: float, seconds: float, seed: int) -> list[float]:
@@ -50,11 +54,11 @@ async def run(target: Target, sounds: Sequence[Clip], times: Sequence[float]) ->
     async with target.client() as client:
         target.start()
         requests = []
-        for number, due_s in enumerate(times):
+        for clip, due_s in zip(cycle(sounds), times, strict=False):
             await asyncio.sleep(max(0.0, due_s - target.now_s))
-            sending = target.send(client, sounds[number % len(sounds)], due_s)
-            requests.append(asyncio.ensure_future(sending))
-        return list(await asyncio.gather(*requests))
+            requests.append(asyncio.ensure_future(target.send(client, clip, due_s)))
+        samples = await asyncio.gather(*requests)
+    return counted(zip(cycle(sounds), samples, strict=False))
 
 
 def measure(target: Target, sounds: Sequence[Clip], rate: float, options: argparse.Namespace) -> Any:
@@ -118,8 +122,9 @@ def main(argv: list[str] | None = None) -> int:
     how.pop("key")
     machine = {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
     result: dict[str, Any] = {"what": {"clients_machine": machine}, "how": how, "results": []}
+    target = Target(options.url, options.model, options.route, options.key)
+    asyncio.run(warm_up(target, sounds, WARM_UP_USERS))
     for rate in options.rate:
-        target = Target(options.url, options.model, options.route, options.key)
         samples, row = measure(target, sounds, rate, options)
         result["results"].append(row)
         print(line(row), *row["errors"], sep="\n  ", flush=True)

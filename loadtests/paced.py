@@ -8,17 +8,20 @@ again from the start, each client at another place of them. A piece of sound is 
 spoken, never ahead of it. Clients begin spread over one chunk, so that their phases mix. Latencies are by this
 machine's clock, network included:
 
-  partial   from when the last sample of what the message covers (its audio_s, and the 5 ms that the last frame reaches
-            beyond) was sent, to when the message came
+  partial   from when the piece with the last sample of what the message covers (its audio_s, and the 5 ms that the
+            last frame reaches beyond) was due, to when the message came
   final     the same for the chunk that let the server say it; the message names none, so that is the last chunk on
             the stream's grid that was sent in full when it came: too little where the server is more than a chunk
             behind, which its partials show; none for those after the end
-  last      from when the end was sent, to `done`: the last words, and all that was still waiting
+  last      from when the sound had been spoken to its end, to `done`: the last words, and all that was still waiting
+
+They count from when a piece was due, not from when it was sent: a server that takes no more, or a slow client, does not
+make them shorter.
 
 What a word waits for its chunk to fill, up to `chunk_ms`, comes on top.
 Late is a partial or a final that takes longer than a chunk; `late_steps` are what the server itself counted as late.
-Lost is a client that never got `done`; its error is kept. `late_send_s` is how far behind its plan a client sent
-(p99 and most): much of it means that this machine was too slow, and figures are not to be trusted.
+Lost is a client that never got `done`; its error is kept. `late_send_s` is how far behind its plan a client sent:
+much of it where partials come in time means that this machine was too slow, and figures are not to be trusted.
 Knows the protocol, and nothing of the project's code.
 """
 
@@ -32,83 +35,49 @@ import platform
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
-
-from loadtests.paced_client import GIVE_UP_S, Client, Message, Refused, Sound, SoundError
-
-
-@dataclass
-class Outcome:
-    """A client that is through, and why it did not get to its end."""
-
-    client: Client | None
-    error: str | None = None
-
-
-async def speak(number: int, clients: int, sound: Sound, options: argparse.Namespace) -> Outcome:
-    """One client, from its turn to begin on to its end."""
-    await asyncio.sleep(options.spread_s * number / clients)
-    address = f"{options.url.rstrip('/')}/stream?model={options.model}"
-    start: Message = {"encoding": "pcm_s16le"} | ({"profile": options.profile} if options.profile else {})
-    length_s = len(sound.samples) / sound.rate
-    pieces = sound.pieces(length_s * number / clients, options.seconds, options.piece_ms)
-    client = None
-    try:
-        # No pings: while a server takes no more audio, it reads no pings either.
-        async with connect(address, compression=None, ping_interval=None, open_timeout=GIVE_UP_S) as socket:
-            client = Client(socket, sound.rate)
-            await client.run(pieces, options.piece_ms, start)
-    except (Refused, WebSocketException, InvalidHandshake, InvalidURI, OSError, TimeoutError) as error:
-        return Outcome(client, str(error) or type(error).__name__)
-    return Outcome(client)
+from loadtests.figures import quantiles
+from loadtests.paced_client import GIVE_UP_S, Client, Message, Sound, SoundError, speak
 
 
 async def measure(clients: int, sound: Sound, options: argparse.Namespace) -> Message:
     """So many clients at once; the figures of all together."""
     started = time.monotonic()
-    outcomes = await asyncio.gather(*(speak(number, clients, sound, options) for number in range(clients)))
-    return {"clients": clients, "wall_s": round(time.monotonic() - started, 2), **figures(outcomes)}
+    address = f"{options.url.rstrip('/')}/stream?model={options.model}"
+    start: Message = {"profile": options.profile} if options.profile else {}
+    length_s = len(sound.samples) / sound.rate
+
+    def client(number: int) -> Coroutine[None, None, Client]:
+        pieces = sound.pieces(length_s * number / clients, options.seconds, options.piece_ms)
+        return speak(address, sound.rate, pieces, options.spread_s * number / clients, start)
+
+    done = await asyncio.gather(*map(client, range(clients)))
+    return {"clients": clients, "wall_s": round(time.monotonic() - started, 2), **figures(done)}
 
 
-def figures(outcomes: Sequence[Outcome]) -> Message:
+def figures(clients: Sequence[Client]) -> Message:
     """What the clients noted, together."""
-    there = [outcome.client for outcome in outcomes if outcome.client]
-    partial_s = [value for client in there for value in client.partial_s]
-    final_s = [value for client in there for value in client.final_s]
-    late = sum(value > client.chunk_s for client in there for value in (*client.partial_s, *client.final_s))
-    late_send_s = [value for client in there for value in client.late_send_s]
-    errors = [outcome.error for outcome in outcomes if outcome.error]
+    partial_s = [value for client in clients for value in client.partial_s]
+    final_s = [value for client in clients for value in client.final_s]
+    late = sum(value > client.chunk_s for client in clients for value in (*client.partial_s, *client.final_s))
+    errors = [client.error for client in clients if client.error]
     return {
-        "chunk_ms": round(1000 * there[0].chunk_s) if there else None,
+        "chunk_ms": round(1000 * max(client.chunk_s for client in clients)) or None,
         "partial_s": quantiles(partial_s),
         "final_s": quantiles(final_s),
-        "last_s": quantiles([client.last_s for client in there if client.last_s is not None]),
+        "last_s": quantiles([client.last_s for client in clients if client.last_s is not None]),
         "late": late,
-        "steps": sum(client.usage.get("steps", 0) for client in there),
-        "late_steps": sum(client.usage.get("late_steps", 0) for client in there),
+        "steps": sum(client.usage.get("steps", 0) for client in clients),
+        "late_steps": sum(client.usage.get("late_steps", 0) for client in clients),
         "lost": len(errors),
         "errors": sorted(set(errors)),
-        "audio_s": round(sum(client.usage.get("audio_s", 0.0) for client in there), 3),
-        "words": sum(len(text.split()) for client in there for text in client.texts),
-        "late_send_s": {"p99": _quantile(late_send_s, 0.99), "most": _quantile(late_send_s, 1.0)},
+        "audio_s": round(sum(client.usage.get("audio_s", 0.0) for client in clients), 3),
+        "words": sum(len(text.split()) for client in clients for text in client.texts),
+        "late_send_s": quantiles([value for client in clients for value in client.late_send_s]),
     }
-
-
-def quantiles(values: Sequence[float]) -> Message:
-    """How many, and p50, p95, p99; None of nothing."""
-    named = {f"p{round(100 * share)}": _quantile(values, share) for share in (0.5, 0.95, 0.99)}
-    return {"count": len(values), **named}
-
-
-def _quantile(values: Sequence[float], share: float) -> float | None:
-    return round(float(np.quantile(values, share)), 4) if len(values) else None
 
 
 def line(row: Message) -> str:
@@ -119,7 +88,8 @@ def line(row: Message) -> str:
         times = "/".join("-" if value is None else f"{1000 * value:.0f}" for value in at)
         shown.append(f"{name[:-2]} {times}")
     counts = f"{row['late']} late, {row['late_steps']} of {row['steps']} steps late, {row['lost']} lost"
-    return f"{row['clients']} clients: p50/p95/p99 ms: {', '.join(shown)}; {counts}"
+    lag_ms = 1000 * (row["late_send_s"]["p99"] or 0.0)
+    return f"{row['clients']} clients: p50/p95/p99 ms: {', '.join(shown)}; {counts}; sent late p99 {lag_ms:.1f} ms"
 
 
 def provenance(options: argparse.Namespace) -> Message:

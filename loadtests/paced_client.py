@@ -1,4 +1,4 @@
-"""One client of many: sound in real time to /stream, and how long ago the sound of each message was sent.
+"""One client of many: sound in real time to /stream, and how long ago the sound of each message was due.
 
 What is measured is defined in `loadtests.paced`. Knows the protocol, and nothing of the project's code.
 """
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 
 GIVE_UP_S = 60.0  # without a message from the server
 FRAME_MS = 20  # chunks are whole frames
@@ -29,6 +30,11 @@ class SoundError(ValueError):
 
 class Refused(Exception):
     """The server ended the stream: its reason."""
+
+
+BROKEN = (Refused, WebSocketException, InvalidHandshake, InvalidURI, OSError, TimeoutError)
+# No pings: while a server takes no more audio, it reads no pings either.
+CONNECTION: Message = {"compression": None, "ping_interval": None, "open_timeout": GIVE_UP_S}
 
 
 @dataclass
@@ -72,52 +78,47 @@ class Sound:
 class Client:
     """One stream, and what was noted of it. Times are of a monotonic clock."""
 
-    socket: ClientConnection
     rate: int
     first_s: float = 0.0  # of sound that the server needs before its first text
     chunk_s: float = 0.0
     heard_s: list[float] = field(default_factory=list)  # seconds of sound up to each piece sent
-    sent_at: list[float] = field(default_factory=list)
+    due_at: list[float] = field(default_factory=list)  # when each had been spoken
     late_send_s: list[float] = field(default_factory=list)
-    ended_at: float | None = None
+    ended: bool = False
     partial_s: list[float] = field(default_factory=list)
     final_s: list[float] = field(default_factory=list)
     last_s: float | None = None
     texts: list[str] = field(default_factory=list)
     usage: Message = field(default_factory=dict)
+    error: str = ""  # why it did not get to its end
 
-    async def run(self, pieces: Iterator[bytes], piece_ms: float, start: Message) -> None:
+    async def run(self, socket: ClientConnection, pieces: Iterator[bytes], start: Message) -> None:
         """Speak and listen to the end. Raises OSError, WebSocketException, or Refused with the server's reason."""
-        await self.socket.send(json.dumps({"type": "start", "sample_rate": self.rate, **start}))
-        self.begin(await self._next())
-        speaking = asyncio.ensure_future(self._speak(pieces, piece_ms))
+        await socket.send(json.dumps({"type": "start", "sample_rate": self.rate, **start}))
+        self.begin(await _next(socket))
+        speaking = asyncio.ensure_future(self._speak(socket, pieces))
         try:
-            while (message := await self._next())["type"] != "done":
+            while (message := await _next(socket))["type"] != "done":
                 self.note(message, time.monotonic())
-            assert self.ended_at is not None
-            self.last_s = time.monotonic() - self.ended_at
-            self.usage = message["usage"]
+            self.done(message, time.monotonic())
         finally:
             speaking.cancel()
             await asyncio.gather(speaking, return_exceptions=True)
 
-    async def _speak(self, pieces: Iterator[bytes], piece_ms: float) -> None:
-        started = time.monotonic()
+    async def _speak(self, socket: ClientConnection, pieces: Iterator[bytes]) -> None:
+        for piece, samples, due in self.schedule(pieces, time.monotonic()):
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            self.sent(samples, due, time.monotonic())
+            await socket.send(piece)
+        self.ended = True
+        await socket.send(json.dumps({"type": "end"}))
+
+    def schedule(self, pieces: Iterator[bytes], started: float) -> Iterator[tuple[bytes, int, float]]:
+        """Each piece, the samples up to its end, and when they have been spoken."""
         samples = 0
         for piece in pieces:
             samples += len(piece) // 2
-            due = started + samples / self.rate
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await self.socket.send(piece)
-            self.sent(samples, due, time.monotonic())
-        self.ended_at = time.monotonic()
-        await self.socket.send(json.dumps({"type": "end"}))
-
-    async def _next(self) -> Message:
-        message: Message = json.loads(await asyncio.wait_for(self.socket.recv(), GIVE_UP_S))
-        if message["type"] == "error":
-            raise Refused(f"{message['code']}: {message['message']}")
-        return message
+            yield piece, samples, started + samples / self.rate
 
     def begin(self, ready: Message) -> None:
         """Keep how long the server's chunks are."""
@@ -126,24 +127,48 @@ class Client:
         self.chunk_s = self.first_s // 0.02 * 0.02
 
     def sent(self, samples: int, due: float, now: float) -> None:
-        """Keep that so many samples, from the start on, were sent by now, and that they were due then."""
+        """Keep that the piece up to so many samples goes out now, and when it was due."""
         self.late_send_s.append(now - due)
         self.heard_s.append(samples / self.rate)
-        self.sent_at.append(now)
+        self.due_at.append(due)
 
     def note(self, message: Message, now: float) -> None:
-        """Keep how long ago the sound of a message was sent."""
+        """Keep how long ago the sound of a message was due."""
         if message["type"] == "final":
             self.texts.append(message["text"])
-        if self.ended_at is not None:
+        if self.ended:
             return  # what comes after the end answers the end
         if message["type"] == "partial":
             tail_s = self.first_s - self.chunk_s  # the last frame reaches so far beyond its own place
-            self.partial_s.append(now - self.when_sent(message["audio_s"] + tail_s))
+            self.partial_s.append(now - self.when_due(message["audio_s"] + tail_s))
         elif message["type"] == "final" and self.heard_s[-1] >= self.first_s:
             full = self.first_s + (self.heard_s[-1] - self.first_s) // self.chunk_s * self.chunk_s
-            self.final_s.append(now - self.when_sent(full))
+            self.final_s.append(now - self.when_due(full))
 
-    def when_sent(self, audio_s: float) -> float:
-        """When the piece that holds this second of the sound had been sent."""
-        return self.sent_at[min(bisect_left(self.heard_s, audio_s - 1e-6), len(self.sent_at) - 1)]
+    def done(self, message: Message, now: float) -> None:
+        """Keep how long ago the end of the sound was due, and what the server counted."""
+        self.last_s = now - self.due_at[-1]
+        self.usage = message["usage"]
+
+    def when_due(self, audio_s: float) -> float:
+        """When the piece that holds this second of the sound had been spoken."""
+        return self.due_at[min(bisect_left(self.heard_s, audio_s - 1e-6), len(self.due_at) - 1)]
+
+
+async def _next(socket: ClientConnection) -> Message:
+    message: Message = json.loads(await asyncio.wait_for(socket.recv(), GIVE_UP_S))
+    if message["type"] == "error":
+        raise Refused(f"{message['code']}: {message['message']}")
+    return message
+
+
+async def speak(address: str, rate: int, pieces: Iterator[bytes], after_s: float, start: Message) -> Client:
+    """One client from its turn to begin, after that time, on to its end; a failure is noted, not raised."""
+    await asyncio.sleep(after_s)
+    client = Client(rate)
+    try:
+        async with connect(address, **CONNECTION) as socket:
+            await client.run(socket, pieces, {"encoding": "pcm_s16le", **start})
+    except BROKEN as broken:
+        client.error = str(broken) or type(broken).__name__
+    return client

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 KINDS = ("closed", "streams", "memory", "open")
-START_S = 12.0  # until a service is ready and warm, on two cores
-HELD_S = 8.0  # to fill and to measure held streams
+START_S = 10.0  # until a service is ready, on two cores
+WARM_S = 12.0  # until it is warm
+HELD_S = 6.0  # to fill and to measure held streams
+USER_S = 0.15  # longer for each user: with many, one answer takes seconds
 
 
 @dataclass(frozen=True)
@@ -20,27 +22,32 @@ class Sizes:
     shares: tuple[float, ...]  # of the measured capacity
     streams: tuple[int, ...]
     held: tuple[int, ...]  # streams while memory is measured
-    closed_s: float
+    closed_s: float  # and USER_S for each user
     open_s: float
     stream_s: float
 
+    def users_s(self, users: float) -> float:
+        """For how long so many users send."""
+        return self.closed_s + USER_S * users
 
+
+# An even number of repeats, so that each model is first equally often.
 FULL = Sizes(
-    repeats=5,
+    repeats=6,
     users=(1, 2, 4, 8, 16, 32, 64),
-    shares=(0.25, 0.5, 0.7, 0.85, 1.0, 1.2),
-    streams=(1, 4, 8, 16, 24, 32, 40, 48, 64, 96, 128),
+    shares=(0.25, 0.5, 0.75, 1.0, 1.2),
+    streams=(4, 8, 16, 24, 32, 40, 48, 64, 96, 128),
     held=(0, 8, 16, 24),
-    closed_s=12.0,
-    open_s=30.0,
-    stream_s=20.0,
+    closed_s=6.0,
+    open_s=15.0,
+    stream_s=12.0,
 )
 QUICK = Sizes(
     repeats=2,
     users=(1, 8),
     shares=(0.5, 1.0),
-    streams=(1, 8),
-    held=(0, 8),
+    streams=(4, 8),
+    held=(0, 4, 8),
     closed_s=4.0,
     open_s=5.0,
     stream_s=6.0,
@@ -78,12 +85,17 @@ def turns(models: Sequence[str], repeats: int) -> Iterator[tuple[int, str]]:
 
 
 def sessions(models: Sequence[str], sizes: Sizes) -> list[Session]:
-    """All in order. What comes at set rates is last, as the rates are shares of what the rest has found."""
+    """All in order. What comes at set rates is last, as the rates are shares of what the rest has found.
+
+    Memory hardly varies: it is measured in the first repeat of each half.
+    """
     planned = []
+    halves = 1, sizes.repeats // 2 + 1
     for repeat, model in turns(models, sizes.repeats):
         closed = _cells("closed", model, repeat, sizes.users)
         planned.append(Session(model, (*closed, *_cells("streams", model, repeat, sizes.streams))))
-        planned += [Session(model, (cell,)) for cell in _cells("memory", model, repeat, sizes.held)]
+        held = sizes.held if repeat in halves else ()
+        planned += [Session(model, (cell,)) for cell in _cells("memory", model, repeat, held)]
     for repeat, model in turns(models, sizes.repeats):
         planned.append(Session(model, _cells("open", model, repeat, sizes.shares)))
     return planned
@@ -100,13 +112,15 @@ def seconds(planned: Sequence[Session], sizes: Sizes) -> float:
 
 def session_seconds(session: Session, sizes: Sizes) -> float:
     """The same for one process, from start to stop. Answers are still waited for when a cell's time is over."""
+    most = max(sizes.users)
     each = {
-        "closed": sizes.closed_s + 2,
-        "streams": sizes.stream_s + 8,
-        "memory": HELD_S + sizes.closed_s / len(sizes.held),  # one of them is loaded
-        "open": sizes.open_s + 3,
+        "closed": lambda users: sizes.users_s(users) + 1 + USER_S * users,
+        "streams": lambda _: sizes.stream_s + 6,
+        "memory": lambda streams: HELD_S if streams else sizes.users_s(most) + USER_S * most,
+        "open": lambda _: sizes.open_s + 3,
     }
-    return START_S + sum(each[cell.kind] for cell in session.cells)
+    warm_s = 0.0 if session.cells[0].kind == "memory" else WARM_S
+    return START_S + warm_s + sum(each[cell.kind](cell.level) for cell in session.cells)
 
 
 def described(sizes: Sizes) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
 
-from loadtests.rows import Row
+from loadtests.figures import Figures as Row
 
 Panel = tuple[
     str, str, float, bool
@@ -53,6 +53,11 @@ def draw(levels: Sequence[Row], goals: dict[str, float | None], folder: Path) ->
             for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
                 _panel(axes, entries, X[kind], panel, goals.get(kind))
                 axes.set(xlabel=label)
+                if kind == "closed":
+                    axes.set_xscale("log", base=2)
+                    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                elif kind != "open":
+                    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             figure.savefig(folder / name, dpi=120)
             written.append(name)
     return written

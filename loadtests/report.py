@@ -17,7 +17,8 @@ from typing import Any
 from loadtests import analysis, plots
 from loadtests.cli import Parser
 from loadtests.document import html, markdown
-from loadtests.rows import Row, row
+from loadtests.figures import Figures as Row
+from loadtests.figures import row
 from loadtests.sections import blocks
 from loadtests.store import Store, StoreError
 
@@ -67,8 +68,8 @@ def analyse(store: Store, earlier: Row | None = None) -> dict[str, Any]:
         "ratios": {model: analysis.ratios(rows, model, baseline) for model in others},
         "texts": texts([(record["cell"], samples) for record, samples in kept]),
         "agreement": {
-            "odd and even repeats": analysis.halves(rows),
-            "earlier run": analysis.agreement(levels, earlier["levels"]) if earlier else None,
+            "First and second half of the repeats": analysis.halves(rows),
+            "Earlier run": analysis.agreement(levels, earlier["levels"]) if earlier else None,
         },
     }
 

@@ -1,15 +1,15 @@
-"""What a sweep's report says, in which order."""
+"""What a sweep's report says, in which order, and its tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from loadtests.capacity import Capacity, Device, capacity
 from loadtests.constants import of_sweep
-from loadtests.document import Block, Heading, Paragraph, Picture, Table
-from loadtests.rows import Row
-from loadtests.tables import MIB, clips_table, held_table, number, of, rest_table, spread, streams_table
+from loadtests.document import Block, Heading, Paragraph, Picture, Table, number, percent, spread
+from loadtests.figures import Figures as Row
 
+MIB = 2**20
 ABOUT = {
     "closed.png": "Answers a second and 95th percentile of latency by users at once",
     "open.png": "Median and 95th percentile of latency by requests a second",
@@ -36,14 +36,20 @@ def blocks(result: Row, pictures: Sequence[str]) -> list[Block]:
         clips_table(result, "closed", "users"),
         Heading("Requests at set times"),
         Paragraph(
-            "Poisson arrivals, the same for every model. Latency is from the intended time; `lag` is how late this "
-            "machine sent (p99). Above capacity the queue grows for as long as it lasts: latencies there say how long "
-            "that was."
+            "Poisson arrivals, at shares of the answers a second that each model gave at best: so each meets what is "
+            "little and what is too much for it. Equal shares are unequal rates: whom the same rate costs more is in "
+            "the picture, which is over requests a second. Latency is from the intended time; `lag` is how late this "
+            "machine sent (p99). At capacity and above the queue grows for as long as it lasts: latencies there say "
+            "how long that was."
         ),
         *shown("open.png"),
         clips_table(result, "open", "share"),
         Heading("Live streams"),
-        Paragraph("In real time, more and more until 95% of the partials no longer come within a chunk."),
+        Paragraph(
+            "In real time, more and more until 95% of the partials no longer come within a chunk, or a stream is "
+            "refused or lost. Times count from when the sound was due, not from when it was sent; `lag` is how late "
+            "this machine sent (p99 of the worst stream), `server` the server's own mean for its partials."
+        ),
         *shown("streams.png"),
         streams_table(result),
         Heading("Memory"),
@@ -63,17 +69,22 @@ def _setting(result: Row) -> list[Block]:
     client = [
         entry["client_cpu"]["median"] for kind in ("closed", "open", "streams") for entry in of(result, kind)
     ]
+    commit = what.get("git_commit")
+    begun = f" (begun with {what['begun']})" if what.get("begun", commit) != commit else ""
     return [
         Paragraph(
             f"{models}. One model in a process, in turns, {sizes['repeats']} repeats; figures are medians over them, "
             f"with lowest and highest in brackets. Machine: {machine.get('cpu')}, {machine.get('cores')} cores, "
-            f"threads of the service: {what.get('threads') or 'as torch chooses'}; commit {what.get('git_commit')}. "
+            f"threads of the service: {what.get('threads') or 'as torch chooses'}; commit {commit}"
+            f"{begun}; load average before it began: {what.get('load_average', ['-'])[0]}. "
             f"The clients ran on the same machine and took up to {number(max(client, default=None), 2)} of a core."
         ),
         Paragraph(
-            f"Requests: {how['manifest']}, 60% of the clips alone, the rest joined to as much as 8 or 15 s. WER is of "
-            f"the texts that came back. The goal: 95% within {goal['p95_s']:g} s and 99% within {goal['p99_s']:g} s, "
-            f"refused ones counting as late; streams: none lost, 95% of the partials within their chunk."
+            f"Requests are of `{how['manifest']}`: 60% of the clips alone, the rest joined to at most 8 or 15 s. WER "
+            "is of the texts that came back, over the same clips at every level, so that levels can be compared "
+            f"({_shared(result)}); few words make it coarse. The goal: 95% within {goal['p95_s']:g} s and 99% within "
+            f"{goal['p99_s']:g} s, refused ones counting as late; of streams: none lost, 95% of the partials "
+            "within their chunk."
         ),
     ]
 
@@ -92,7 +103,7 @@ def _carries(result: Row) -> list[Block]:
         ("memory a stream, by formula, MiB", lambda m: number(m["cache_bytes_per_stream"], 2, 1 / MIB)),
         ("memory a stream, seen from outside, MiB", lambda m: spread(m["bytes_per_stream"], 2, 1 / MIB)),
         (f"streams in {result['how']['stream_memory'] / MIB:.0f} MiB", lambda m: number(m["slots"], 0)),
-        ("what binds there", _binds),
+        ("what ended the streams", _binds),
     ]
     rows = [[name, *(show(model) for model in models.values())] for name, show in lines]
     pairs = [
@@ -103,21 +114,29 @@ def _carries(result: Row) -> list[Block]:
     told: list[Block] = [Table(["", *models], rows)]
     if pairs:
         first = next(iter(models))
-        told += [
-            Paragraph(
-                f"Against {first} at the same level, the median over repeats of the ratio within one (iso-config):"
-            ),
-            Table(["", f"ratio to {first}"], pairs),
-        ]
+        text = f"Against {first} at the same level, the median over repeats of the ratio within one (iso-config):"
+        told += [Paragraph(text), Table(["", f"ratio to {first}"], pairs)]
     return [*told, *_iso_memory(result)]
 
 
 def _binds(model: Row) -> str:
-    """In the memory that was given for streams, whether time or that memory ends first."""
-    carried, places = model["streams_at_goal"]["median"], model["slots"]
-    if carried is None or places is None:
-        return "-"
-    return "memory" if places <= carried else "time"
+    """Whether places, of which there are as many as fit into the memory for streams, or time ended first."""
+    words = {"places": "memory: no place for more", "time": "time: partials came late"}
+    bounds = model["streams_bound_by"]
+    if len(bounds) > 1:
+        return ", ".join(f"{words[bound]} in {count}" for bound, count in bounds.items())
+    return words[next(iter(bounds))] if bounds else "nothing up to there"
+
+
+def _shared(result: Row) -> str:
+    """How many clips and words each kind of load has in common at every level."""
+    names = {"closed": "users", "open": "set times", "streams": "streams"}
+    first = {
+        name: next((e["wer"] for e in of(result, kind) if e["wer"]["words"]), None)
+        for kind, name in names.items()
+    }
+    said = [f"{name}: {wer['clips']} clips, {wer['words']} words" for name, wer in first.items() if wer]
+    return "; ".join(said) or "none in common"
 
 
 def _iso_memory(result: Row) -> list[Block]:
@@ -143,56 +162,138 @@ def _iso_memory(result: Row) -> list[Block]:
 
 
 def _fits(found: Capacity) -> str:
-    by_time = (
-        "-"
-        if found.streams_by_time is None
-        else f"{found.streams_by_time}{'~' if found.extrapolated else ''}"
-    )
+    by_time = number(found.streams_by_time, 0) + "~" * found.extrapolated
     return f"{number(found.streams_by_memory, 0)} by memory, {by_time} by time: {found.binds}"
 
 
 def _agreement(result: Row) -> list[Block]:
-    told: list[Block] = []
-    for name, found in result["agreement"].items():
-        if found is None or not found["compared"]:
-            told.append(Paragraph(f"{name.capitalize()}: none to compare with."))
-            continue
-        told.append(
-            Paragraph(
-                f"{name.capitalize()}: of {found['compared']} medians {found['within']} agree within 10%; their "
-                f"difference is {found['median']:.1%} in the middle and {found['most']:.1%} at most."
-            )
-        )
-        if found["beyond"]:
-            told.append(
-                Table(
-                    ["beyond 10%", "difference"],
-                    [[key, f"{value:.1%}"] for key, value in found["beyond"].items()],
-                )
-            )
-    several = [
-        f"{model} {found['with_several_texts']} of {found['clips']}"
-        for model, found in result["texts"].items()
-    ]
-    return [
-        *told,
-        Paragraph(
-            f"Clips that were not given one and the same text at every level: {', '.join(several) or 'none sent'}."
-        ),
-    ]
+    told = [block for name, found in result["agreement"].items() for block in _agrees(name, found)]
+    found = result["texts"].items()
+    several = [f"{model} {texts['with_several_texts']} of {texts['clips']}" for model, texts in found]
+    text = f"Clips that were not given one and the same text every time: {', '.join(several) or 'none sent'}."
+    return [*told, Paragraph(text)]
+
+
+def _agrees(name: str, found: Row | None) -> Iterator[Block]:
+    """How far the medians of two runs, or of two halves of one, are apart."""
+    if not found or not found["compared"]:
+        yield Paragraph(f"{name}: none to compare with.")
+        return
+    yield Paragraph(
+        f"{name}: of {found['compared']} medians {found['within']} agree within 10%; their difference is "
+        f"{found['median']:.1%} in the middle and {found['most']:.1%} at most."
+    )
+    if found["beyond"]:
+        rows = [[key, f"{value:.1%}"] for key, value in found["beyond"].items()]
+        yield Table(["beyond 10%", "difference"], rows)
 
 
 def _memory(result: Row) -> list[Block]:
     return [
         Paragraph(
-            "A process of its own for each number of streams, with room for no more; each stream has filled its "
-            "cache. `process` is resident memory, `tree` with the decoding processes (shared pages once), `device` by "
-            "the driver, `caches` what the service says of them. Memory a stream, above, is the slope over the streams."
+            "A process of its own for each number of streams, with room for no more, all with full caches. `process` "
+            "is resident memory, `tree` with the decoding processes (shared pages once), `device` of a GPU by the "
+            "driver, `allocated` by the service, `caches` what it says of them. Memory a stream, above, is the slope "
+            "of a line through those with streams, and `before streams`, below, where that line begins."
         ),
         held_table(result),
         Paragraph(
-            "At rest: no streams, nothing asked yet; Python, torch and the weights. Transient: how far the peak under "
-            "the highest number of users was above that; of the allocator with a GPU, else of resident memory."
+            "At rest: no room for streams, nothing asked yet; Python, torch and the weights. Before streams: with what "
+            "the first one brings along. Transient: how far the peak under the most users was above rest."
         ),
         rest_table(result),
     ]
+
+
+def of(result: Row, kind: str) -> list[Row]:
+    """The levels of a kind, from the lowest up, the models in their order."""
+    entries = [entry for entry in result["levels"] if entry["kind"] == kind]
+    order = list(result["carries"])
+    return sorted(entries, key=lambda entry: (entry["level"], order.index(entry["model"])))
+
+
+def clips_table(result: Row, kind: str, level: str) -> Table:
+    """What became of requests at each level: latencies from the intended time, and what the server says of itself."""
+    rate = "sent per s" if kind == "open" else "answers per s"
+    clients = f"{level}|model|{rate}|p50 ms|p95 ms|p99 ms|ok|refused|failed|meets|WER"
+    server = "queue ms|batch|padding|device" + ("|lag ms" if kind == "open" else "")
+    return Table(f"{clients}|{server}".split("|"), [_clips_row(entry) for entry in of(result, kind)])
+
+
+def _clips_row(entry: Row) -> list[str]:
+    counts, is_open = entry["counts"], entry["kind"] == "open"
+    lag = [number(entry["lag_p99_s"]["median"], 1, 1e3)] if is_open else []
+    return [
+        f"{entry['level']:g}",
+        entry["model"],
+        spread(entry["rate" if is_open else "requests_per_s"]),
+        *_times(entry, "p50_s", "p95_s", "p99_s"),
+        *map(str, (counts["ok"], counts["busy"], counts["error"] + counts["not_sent"])),
+        f"{entry['meets_goal']} of {entry['repeats']}",
+        percent(entry["wer"]),
+        number(entry["queue_s"]["median"], 1, 1e3),
+        *(number(entry[name]["median"], 2) for name in ("batch_size", "padding_ratio", "device_share")),
+        *lag,
+    ]
+
+
+def streams_table(result: Row) -> Table:
+    """What became of streams at each level, and what the server says of itself."""
+    clients = "streams|model|p50 ms|p95 ms|p99 ms|final p95 ms|refused|lost|late|meets|WER"
+    return Table(
+        f"{clients}|server ms|late steps|step ms|device|lag ms".split("|"),
+        [_streams_row(entry) for entry in of(result, "streams")],
+    )
+
+
+def _streams_row(entry: Row) -> list[str]:
+    counts = entry["counts"]
+    return [
+        f"{entry['level']:g}",
+        entry["model"],
+        *_times(entry, "p50_s", "p95_s", "p99_s", "final_p95_s"),
+        *map(str, (counts["refused"], counts["lost"] - counts["refused"], counts["late"])),
+        f"{entry['meets_goal']} of {entry['repeats']}",
+        percent(entry["wer"]),
+        number(entry["server_partial_s"]["median"], 0, 1e3),
+        str(counts["late_steps"]),
+        number(entry["step_s"]["median"], 1, 1e3),
+        number(entry["device_share"]["median"], 2),
+        number(entry["late_send_s"]["median"], 1, 1e3),
+    ]
+
+
+def held_table(result: Row) -> Table:
+    """Memory with streams held open."""
+    names = ("process_bytes", "tree_bytes", "device_bytes", "allocated_bytes", "cache_bytes")
+    return Table(
+        "streams held|model|process MiB|tree MiB|device MiB|allocated MiB|caches MiB".split("|"),
+        [
+            [spread(entry["streams"], 0), entry["model"], *(_mib(entry[name]) for name in names)]
+            for entry in of(result, "memory")
+        ],
+    )
+
+
+def rest_table(result: Row) -> Table:
+    """Memory without streams, and how far a load drives it."""
+    return Table(
+        "model|memory of|weights MiB|at rest MiB|before streams MiB|transient MiB".split("|"),
+        [
+            [
+                name,
+                m["memory_of"],
+                number(m["weight_bytes"], 1, 1 / MIB),
+                *(_mib(m[part]) for part in ("rest_bytes", "fixed_bytes", "transient_bytes")),
+            ]
+            for name, m in result["carries"].items()
+        ],
+    )
+
+
+def _times(entry: Row, *names: str) -> list[str]:
+    return [spread(entry[name], 0, 1e3) for name in names]
+
+
+def _mib(values: Row) -> str:
+    return spread(values, 1, 1 / MIB)

@@ -17,6 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from loadtests.scrape import scrape, total
+
 ROOT = Path(__file__).parents[1]
 PROC = Path("/proc")
 START_S = 600.0  # a large model from a cold disk
@@ -44,12 +46,15 @@ class Service:
         """What it takes now, in bytes.
 
         `process` is its resident memory (RSS); `peak` the highest since `forget_peak`; `tree` is of the decoding
-        processes as well, shared pages counted once (PSS); `device` what the driver says of it (NVML, by nvidia-smi).
+        processes as well, shared pages counted once (PSS). On a GPU, `device` is what the driver says of it (NVML, by
+        nvidia-smi; in a container often nothing), `allocated` what the service itself says of its tensors there.
         """
         status = (PROC / str(self.child.pid) / "status").read_text()
         rss, peak = (_kib(status, name) for name in ("VmRSS", "VmHWM"))
         tree = sum(_pss(pid) for pid in family(self.child.pid))
-        return {"process": rss, "peak": peak, "tree": tree, "device": device_bytes(self.child.pid)}
+        allocated = round(total(scrape(self.url), "asr_gpu_memory_allocated_bytes")) or None
+        on_gpu = {"device": device_bytes(self.child.pid), "allocated": allocated}
+        return {"process": rss, "peak": peak, "tree": tree, **on_gpu}
 
     def forget_peak(self) -> None:
         """Let `peak` begin anew. Where that is not permitted it stays that of the whole life."""

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 
 from loadtests import clips
 from loadtests.figures import of_requests, quantiles
-from loadtests.http_client import Sample, Target, closed_loop
-from loadtests.open_loop import main, run, schedule
+from loadtests.http_client import WARM_UP_ALONE, Sample, Target, send_all
+from loadtests.open_loop import WARM_UP_USERS, main, run, schedule
 from loadtests.scrape import delta, scrape
 from service.settings import Settings
 from tests.fakes import FakeTranscriber
@@ -85,13 +86,22 @@ async def test_a_server_that_is_not_there_was_not_sent_to(manifest: Path) -> Non
 
 
 async def test_users_send_again_once_they_have_their_answer(fakes: Served, manifest: Path) -> None:
-    samples = await closed_loop(Target(fakes.url, "mha"), clips.read(manifest), users=2, seconds=0.5)
+    sounds = clips.read(manifest)
+    samples = await send_all(Target(fakes.url, "mha"), cycle(sounds), users=2, seconds=0.5)
+    assert [s.clip for s in samples[:4]] == ["0.flac", "1.flac", "2.flac", "0.flac"]
     assert len(samples) > 2 and all(sample.outcome == "ok" for sample in samples)
     events = sorted([(s.sent_s, 1) for s in samples] + [(s.done_s, -1) for s in samples])
     at_once = 0
     for _, step in events:
         at_once += step
         assert 0 <= at_once <= 2
+
+
+async def test_without_a_limit_each_clip_is_sent_once(fakes: Served, manifest: Path) -> None:
+    sounds = clips.read(manifest) * 3
+    samples = await send_all(Target(fakes.url, "mha"), sounds, users=4)
+    assert [sample.clip for sample in samples] == [clip.name for clip in sounds]
+    assert all(sample.words == len(clip.text.split()) for sample, clip in zip(samples, sounds, strict=True))
 
 
 async def test_an_error_is_kept(fakes: Served, manifest: Path) -> None:
@@ -130,8 +140,11 @@ def test_the_command_keeps_every_sample(
         "--key",
         "k",
     ]
+    before = fakes.metric("asr_requests_total", model="mla", outcome="ok")
     assert main([*options, "--samples", str(kept), "--output-file", str(output)]) == 0
     samples = [json.loads(line) for line in kept.read_text().splitlines()]
+    sent = fakes.metric("asr_requests_total", model="mla", outcome="ok") - before
+    assert sent == len(samples) + WARM_UP_ALONE + WARM_UP_USERS  # which are not counted
     result = json.loads(output.read_text())
     assert "key" not in result["how"]
     for row in result["results"]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from loadtests.paced import Outcome, figures, main
+from loadtests.paced import figures, main
 from loadtests.paced_client import Client, Sound, SoundError
 from tests.fakes import FakeTranscriber, spoken
 from tests.service.conftest import Served, serving
@@ -74,22 +74,41 @@ def test_clients_without_a_place_are_lost_and_said_so(
     assert "2 lost" in capsys.readouterr().out
 
 
+def paced(late_s: float = 0.0) -> Client:
+    """Pieces of 0.1 s, due at 100.1, 100.2, ...; chunks end 5 ms after the grid of 0.2 s."""
+    client = Client(rate=16_000, first_s=0.205, chunk_s=0.2)
+    for _, samples, due in client.schedule(iter([b"0" * 3_200] * 7), started=100.0):
+        client.sent(samples, due, due + late_s)
+    return client
+
+
 def test_latency_counts_from_the_piece_that_holds_the_last_sample() -> None:
-    """Pieces of 0.1 s, sent at 100.1, 100.2, ...; chunks end 5 ms after the grid of 0.2 s."""
-    client = Client(socket=None, rate=16_000, first_s=0.205, chunk_s=0.2)  # type: ignore[arg-type]
-    client.heard_s = [0.1 * n for n in range(1, 8)]
-    client.sent_at = [100 + 0.1 * n for n in range(1, 8)]
+    client = paced()
     client.note({"type": "partial", "text": "a", "audio_s": 0.2}, 100.35)  # its last sample: 0.205 s
     client.note({"type": "partial", "text": "a b", "audio_s": 0.4}, 100.6)
     client.note({"type": "final", "text": "a b"}, 100.75)  # of 0.7 s sent, the grid ends at 0.605
-    client.ended_at = 100.8
+    client.ended = True
     client.note({"type": "final", "text": "c"}, 101.0)  # answers the end
+    client.done({"usage": {}}, 101.2)
+    assert client.last_s == pytest.approx(0.5)  # the sound ended at 100.7
     assert client.partial_s == pytest.approx([0.05, 0.1])
     assert client.final_s == pytest.approx([0.05])
-    found = figures([Outcome(client), Outcome(None, "refused")])
+    found = figures([client, Client(rate=16_000, error="refused")])
     assert (found["lost"], found["errors"], found["words"]) == (1, ["refused"], 3)
     client.partial_s.append(0.25)
-    assert found["late"] == 0 and figures([Outcome(client)])["late"] == 1
+    assert found["late"] == 0 and figures([client])["late"] == 1
+
+
+def test_what_was_sent_late_has_waited_since_it_was_due() -> None:
+    """All went out half a second late: the texts are as late as that, and the lag says so."""
+    client = paced(late_s=0.5)
+    client.note({"type": "partial", "text": "a", "audio_s": 0.2}, 100.85)
+    client.note({"type": "final", "text": "a"}, 101.25)
+    client.ended = True
+    client.done({"usage": {}}, 101.7)
+    assert client.partial_s == pytest.approx([0.55]) and client.final_s == pytest.approx([0.55])
+    assert client.last_s == pytest.approx(1.0)
+    assert figures([client])["late_send_s"]["p50"] == pytest.approx(0.5) and figures([client])["late"] == 2
 
 
 def test_sound_goes_round(tmp_path: Path) -> None:

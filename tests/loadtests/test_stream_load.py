@@ -2,9 +2,15 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
-from loadtests import clips
-from loadtests.stream_load import StreamSample, held, of_streams, speakers, together
+import pytest
+
+from loadtests import clips, stream_load
+from loadtests.clips import Clip
+from loadtests.figures import of_streams
+from loadtests.paced_client import Client, Sound
+from loadtests.stream_load import StreamSample, held, speakers, together
 from tests.service.conftest import Served
 from tests.service.live import at_rest
 
@@ -20,11 +26,32 @@ async def test_each_stream_is_heard_and_its_words_counted(fakes: Served, manifes
     assert at_rest(fakes)
 
 
+async def test_all_is_decoded_before_the_first_begins(
+    fakes: Served, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    decoded, speaking = stream_load.playable, stream_load.speak
+
+    def playable(clip: Clip) -> Sound:
+        happened.append("decoded")
+        return decoded(clip)
+
+    async def speak(*given: Any) -> Client:
+        happened.append("begun")
+        return await speaking(*given)
+
+    monkeypatch.setattr(stream_load, "playable", playable)
+    monkeypatch.setattr(stream_load, "speak", speak)
+    await together(fakes.url, "mla", speakers(clips.read(manifest), 2, 0.3, seed=1), 0.1, {})
+    assert happened == ["decoded"] * 2 + ["begun"] * 2
+
+
 async def test_streams_without_a_place_are_lost_and_miss_the_goal(fakes: Served, manifest: Path) -> None:
     places = sum(s.total for s in fakes.service.engine.slots.values() if s.lane[0] == "mha")
     plays = speakers(clips.read(manifest), places + 2, 0.5, seed=1)
     found = of_streams(await together(fakes.url, "mha", plays, 0.1, {}))
-    assert found["lost"] == 2 and not found["meets_goal"] and found["last_s"]["count"] == places
+    assert found["lost"] == found["refused"] == 2 and found["in_time"] and not found["meets_goal"]
+    assert found["last_s"]["count"] == places
     assert next(iter(found["errors"])).startswith("full: ")
 
 
@@ -51,7 +78,7 @@ async def test_held_streams_have_heard_everything_and_are_let_go(fakes: Served, 
 def test_a_late_partial_in_twenty_is_allowed_two_are_not() -> None:
     def of(late: int) -> bool:
         partials = [0.1] * (40 - late) + [0.7] * late
-        sample = StreamSample(5.0, 0.64, partials, [], 0.1, 0.0, 0, 8, "a", 1, 0)
+        sample = StreamSample("a", 5.0, 0.64, partials, [], 0.1, 0.0, 0, 8, "a", 1, 0)
         return bool(of_streams([sample])["meets_goal"])
 
     assert of(0) and of(2) and not of(3)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from loadtests import plan, runner, sweep
+from loadtests import plan, report, sweep
+from loadtests.cells import check
 from loadtests.clips import read
 from loadtests.http_client import Target, warm_up
 from loadtests.scrape import scrape, total
@@ -43,7 +44,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, str]]]
             child: Any = SimpleNamespace(pid=os.getpid())
             yield Service(child, served.url)
 
-    monkeypatch.setattr(runner, "serving", fake)
+    monkeypatch.setattr(sweep, "serving", fake)
     monkeypatch.setattr(plan, "QUICK", TINY)
     monkeypatch.setattr(sweep, "MIX_CLIPS", 4)
     return starts
@@ -59,6 +60,7 @@ def test_a_sweep_writes_its_report_and_goes_on_where_it_was(
     manifest: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     work = tmp_path / "work"
     assert command(work, manifest, "--dry_run") == 0
@@ -78,6 +80,7 @@ def test_a_sweep_writes_its_report_and_goes_on_where_it_was(
         for kind in ("streams", "memory", "open")
     )
     assert list(streams) == [1, 22]  # of 20 places: 22 are too many, and 23 were not tried
+    assert carried["streams_bound_by"] == {"places": 1}
     assert streams[22]["counts"]["lost"] == 2 and carried["streams_at_goal"]["median"] == 1
     assert streams[1]["wer"]["percent"] == 0.0
     assert rates[0.5]["rate"]["median"] == pytest.approx(0.5 * carried["requests_per_s"]["median"], abs=1e-3)
@@ -85,11 +88,29 @@ def test_a_sweep_writes_its_report_and_goes_on_where_it_was(
     assert carried["transient_bytes"]["median"] is not None
 
     (work / "memory-mla-1-3.json").unlink()
+    kept = {file: file.stat().st_mtime_ns for file in work.glob("*-mla-1-*.json")}
+    (work / "open-mla-1-0.5.json").rename(work / "away")
     assert command(work, manifest, "--dry_run") == 0
-    assert "1 of 4 services to start" in capsys.readouterr().out
+    assert "2 of 4 services to start" in capsys.readouterr().out
+    (work / "away").rename(work / "open-mla-1-0.5.json")
+    monkeypatch.setattr(report, "write", lambda *_: [])
+    assert command(work, manifest) == 0  # the one cell that is missing, and no other
+    assert len(started) == 5 and kept == {file: file.stat().st_mtime_ns for file in kept}
+    assert (work / "memory-mla-1-3.json").exists()
     with pytest.raises(SystemExit, match="2"):
         command(work, manifest, "--seed", "2")
     assert "was begun with another seed" in capsys.readouterr().err
+
+
+def test_a_service_that_fails_at_everything_is_not_measured() -> None:
+    cell = plan.Cell("closed", "mha", 1, 4)
+    broken = {"status": 500, "error": "internal_error: went wrong"}
+    with pytest.raises(ServiceError, match=r"closed-mha-1-4: all 2 failed: internal_error"):
+        check(cell, [broken, broken])
+    for refused in ({"status": 429, "error": "overloaded: wait"}, {"error": "full: all 8 are taken"}):
+        check(cell, [broken, refused])
+    check(cell, [broken, {"status": 200, "error": ""}])
+    check(cell, [])
 
 
 @pytest.mark.parametrize(
@@ -97,7 +118,7 @@ def test_a_sweep_writes_its_report_and_goes_on_where_it_was(
     [
         (["--models", "mha"], "'mha' is not name=source"),
         (["--profile", "640"], "'640' is not chunk/context"),
-        (["--repeats", "0"], "must be 1 or more"),
+        (["--repeats", "5"], "5; it must be even"),
         (["--manifest", "/nowhere"], "/nowhere: "),
         (["--against", "/nowhere.json"], "/nowhere.json"),
     ],
@@ -120,9 +141,9 @@ async def test_the_service_as_a_process(tiny_folder: Callable[..., Path], manife
         assert len(pids) >= 2  # with a decoding process
         before = service.memory()
         service.forget_peak()
-        await warm_up(Target(service.url, "mla"), read(manifest), users=2, count=4)
+        await warm_up(Target(service.url, "mla"), read(manifest), users=2)
         after = service.memory()
-        assert total(scrape(service.url), "asr_requests_total", outcome="ok", model="mla") == 4
+        assert total(scrape(service.url), "asr_requests_total", outcome="ok", model="mla") == 3 + 2
         for memory in (before, after):
             assert memory["process"] and memory["peak"] and memory["tree"]
             assert memory["peak"] >= memory["process"] > 50 * 2**20
