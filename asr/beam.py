@@ -3,7 +3,7 @@
 A text's probability is the sum over all paths that spell it (Graves et al., 2006); the greedy path is but one of them.
 For each text there is the probability that the latest frame was a blank, and that it was the text's last letter; the
 texts that are worth keeping after a frame are the beam. What a text gets for its words and hot words is a factor of its
-own, the same on whichever path it was reached.
+own, the same on whichever path it was reached. A word pays as its letters come (`search.BeamSearch.grown`).
 
 Beside these sums each text keeps its single best path (Viterbi): the words' times and confidences are those of its
 letters' frames, as they are for the greedy path in `ctc`.
@@ -22,9 +22,9 @@ import numpy as np
 from asr.ctc import Word, check
 from asr.search import BeamSearch, Candidates, Letter, Text
 
-MOST_OPEN = (
-    400  # letters on which the beam does not agree; beyond, the best text's first half is taken as agreed
-)
+# Characters on which the beam does not agree; beyond, the best text's first half is taken as agreed. With more (400)
+# texts that differ in a word long ago crowd out those that differ in the latest: more errors, and later finished words.
+MOST_OPEN = 60
 SMALL = 1e-100
 
 
@@ -44,6 +44,7 @@ class BeamDecoder:
         self._finished: list[Word] = []
         self._open: list[Word] = []  # what the best text says after those
         self._cut: list[str] = []  # words taken off it, which the beam does not know of yet
+        self._over_s = 0.0  # end of the last word that is finished or cut
 
     def push(self, log_probs: np.ndarray) -> None:
         """Hear the next piece, float [frames, vocabulary] of natural logarithms, of any length.
@@ -82,11 +83,16 @@ class BeamDecoder:
     def cut(self, count: int) -> list[Word]:
         """Take the first `count` words off, for good: texts that have others there are given up."""
         taken = self.words[:count]
+        self._over_s = max([self._over_s, *(word.end for word in taken[-1:])])
         more = max(0, count - len(self._finished))
         self._finished = self._finished[count:]
         self._cut = [*self._cut, *(word.word for word in self._open[:more])]
         self._open = self._open[more:]
         return taken
+
+    def put_back(self, words: list[Word]) -> None:
+        """Undo a cut of finished words, so that those who carry a search from place to place need not carry them."""
+        self._finished = words + self._finished
 
     def copy(self) -> BeamDecoder:
         """Another one that stands where this one does."""
@@ -109,7 +115,7 @@ class BeamDecoder:
         """The same text a frame later: a blank, or more of its last letter; between words spaces are blanks."""
         if not one.in_word:
             blank += posteriors.get(" ", 0.0)
-        stays = Text(one.text, one.last, one.context, one.place)
+        stays = Text(one.text, one.last, one.context, one.place, one.ahead)
         stays.blank = (one.blank + one.token) * blank
         best, stays.path_blank = one.best
         stays.best_blank = best * blank
@@ -120,10 +126,8 @@ class BeamDecoder:
         return stays
 
     def _grow(self, texts: dict[str, Text], one: Text, letter: str, posterior: float, least: float) -> None:
-        place, factor = one.place, posterior
-        if self.search.hot_words:
-            place, change = self.search.hot_words.move(place, letter)
-            factor *= change
+        factor, place, ahead = self.search.grown(one, letter)
+        factor *= posterior
         doubled = letter == one.last
         mass = (one.blank if doubled else one.blank + one.token) * factor
         if mass <= least:
@@ -131,9 +135,9 @@ class BeamDecoder:
         best, path = (one.best_blank, one.path_blank) if doubled else one.best
         grown = texts.get(one.text + letter)
         if not grown:
-            grown = texts[one.text + letter] = Text(one.text + letter, letter, one.context, place)
+            grown = texts[one.text + letter] = Text(one.text + letter, letter, one.context, place, ahead)
         grown.token += mass
-        if best * factor > grown.best_token:
+        if best * factor > grown.best_token or not grown.path_token:
             grown.best_token = best * factor
             grown.path_token = (*path, (self.frames, self.frames, posterior))
 
@@ -147,17 +151,18 @@ class BeamDecoder:
             grown = texts[one.text + " "] = Text(one.text + " ", " ", context, place)
         best, path = one.best
         grown.token += mass
-        if best * posterior * factor > grown.best_token:
+        if best * posterior * factor > grown.best_token or not grown.path_token:
             grown.best_token, grown.path_token = best * posterior * factor, path
 
     def _keep(self, texts: dict[str, Text]) -> None:
-        """Make the beam of `texts`, on a scale that fits into a float."""
+        """Make the beam of `texts`, on scales that fit into a float."""
         ranked = sorted(texts.values(), key=lambda one: one.blank + one.token, reverse=True)
         best = ranked[0].mass
         least = best * self.search.beam.least_text
         self._beam = [one for one in ranked[: self.search.beam.width] if one.blank + one.token >= least]
-        if 0.0 < best < SMALL or best > 1 / SMALL:
-            self._beam = [one.scaled(1.0 / best) for one in self._beam]
+        best_path = max(one.best[0] for one in self._beam)
+        if not (SMALL < best < 1 / SMALL and SMALL < best_path < 1 / SMALL):
+            self._beam = [one.scaled(1.0 / (best or 1.0), 1.0 / (best_path or 1.0)) for one in self._beam]
 
     def _agree(self) -> None:
         """Finish the words that all texts have in common, with the times that the best of them gives."""
@@ -166,10 +171,11 @@ class BeamDecoder:
             return
         agreed = _common(min(one.text for one in self._beam), max(one.text for one in self._beam))
         if not agreed and len(best.text) > MOST_OPEN:
-            agreed = best.text.rfind(" ", 0, MOST_OPEN // 2) + 1
+            agreed = best.text.rfind(" ", 0, MOST_OPEN // 2) + 1 or best.text.find(" ") + 1
         if agreed:
             words = best.text[:agreed]
             self._finished = self._finished + list(self._timed(words, best.best[1]))
+            self._over_s = self._finished[-1].end
             self._beam = [one.without(agreed) for one in self._beam if one.text.startswith(words)]
 
     def _take_off(self) -> None:
@@ -181,8 +187,8 @@ class BeamDecoder:
         for one in self._beam:
             if one.text == words:  # its last word ends here, without a space
                 factor, context, place = self.search.closed(one)
-                one = one.scaled(factor)
-                one.context, one.place = context, place
+                one = one.scaled(factor, factor)
+                one.context, one.place, one.ahead = context, place, 0.0
             if one.text == words or one.text.startswith(f"{words} "):
                 one = one.without(len(words))
                 rest[one.text] = _joined(rest[one.text], one) if one.text in rest else one
@@ -204,16 +210,16 @@ class BeamDecoder:
         self._open = list(self._timed(text, ends[text][2]))
 
     def _timed(self, text: str, path: tuple[Letter, ...]) -> Iterator[Word]:
-        at = 0
+        """The words with their times, none before the end of those that had theirs from another text's path."""
+        at, over_s = 0, self._over_s
         for word in text.split():
             letters = path[at : at + len(word)]
             at += len(word)
-            yield Word(
-                word,
-                start=round(letters[0][0] * self._seconds_per_frame, 6),
-                end=round((letters[-1][1] + 1) * self._seconds_per_frame, 6),
-                confidence=min(1.0, *(posterior for _, _, posterior in letters)),
-            )
+            start_s = max(round(letters[0][0] * self._seconds_per_frame, 6), over_s)
+            over_s = round((letters[-1][1] + 1) * self._seconds_per_frame, 6)
+            over_s = max(over_s, round(start_s + self._seconds_per_frame, 6))
+            confidence = min(1.0, *(posterior for _, _, posterior in letters))
+            yield Word(word, start=start_s, end=over_s, confidence=confidence)
 
 
 def _common(first: str, last: str) -> int:

@@ -40,6 +40,7 @@ class NGram:
         self.order = max(map(len, entries))
         self.start: Context = (START,) if self.order > 1 else ()
         self.score = lru_cache(CACHED_SCORES)(self._score)
+        self._likeliest = self._of_beginnings()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -49,6 +50,7 @@ class NGram:
 
         Of a word that the model lacks: of <unk>, and of its letters, see `UNKNOWN_LETTER`.
         """
+        word = _folded(word)
         known = (word,) in self._entries
         log_prob = 0.0 if known else UNKNOWN_LETTER * len(word)
         symbol = word if known else UNKNOWN
@@ -58,6 +60,24 @@ class NGram:
                 return log_prob + found[0], self._shortened((*context, symbol))
             log_prob += self._entries.get(context[first:], (0.0, 0.0))[1]
         raise AssertionError("every word, or <unk>, is an entry of its own")
+
+    def ahead(self, beginning: str) -> float:
+        """Return the most that a word with this beginning can be, ln P without its context.
+
+        The look-ahead of Ortmanns, Ney and Eiden (1996), max_w ln P(w) over the words w that begin so; the word that
+        the model lacks is among them with the letters that it has so far.
+        """
+        unknown = self._entries[UNKNOWN,][0] + UNKNOWN_LETTER * len(beginning)
+        return max(unknown, self._likeliest.get(_folded(beginning), unknown))
+
+    def _of_beginnings(self) -> dict[str, float]:
+        likeliest: dict[str, float] = {}
+        for gram, (log_prob, _) in self._entries.items():
+            if len(gram) == 1 and gram[0][0] != "<":
+                for size in range(1, len(gram[0]) + 1):
+                    beginning = gram[0][:size]
+                    likeliest[beginning] = max(log_prob, likeliest.get(beginning, log_prob))
+        return likeliest
 
     def _shortened(self, words: Context) -> Context:
         """The last words that the model knows as a context: equal contexts make equal hypotheses."""
@@ -78,7 +98,7 @@ def read(path: Path) -> NGram:
     compressed = path.read_bytes()[:2] == b"\x1f\x8b"
     try:
         with (gzip.open if compressed else open)(path, "rt", encoding="utf-8") as file:
-            return NGram(dict(_entries(file)))
+            return NGram(_once(_entries(file)))
     except (EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is no ARPA file: {error}") from None
 
@@ -99,6 +119,16 @@ def _entries(lines: Iterable[str]) -> Iterator[tuple[Context, tuple[float, float
                 raise ValueError(f"{found} n-grams where {expected} were announced")
             return
     raise ValueError("it has no end")
+
+
+def _once(entries: Iterable[tuple[Context, tuple[float, float]]]) -> dict[Context, tuple[float, float]]:
+    """What is the same but for its case cannot be told apart, and the weights of such contexts do not add up."""
+    found: dict[Context, tuple[float, float]] = {}
+    for gram, numbers in entries:
+        if gram in found:
+            raise ValueError(f"in upper case it has {' '.join(gram)!r} twice; make it of text in one case")
+        found[gram] = numbers
+    return found
 
 
 def _entry(fields: list[str], order: int, number: int) -> tuple[Context, tuple[float, float]]:

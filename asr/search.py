@@ -42,16 +42,20 @@ class Beam:
     hot_words: tuple[str, ...] = ()
     boost: float = 1.0
     lm: Path | None = None
-    alpha: float = 0.3
+    alpha: float = 0.8
     beta: float = 1.5
     least_token: float = 1e-3
     least_text: float = 1e-6
 
 
 class Text:
-    """One text of the beam; probabilities on a scale that all of the beam share. Never changed after its frame."""
+    """One text of the beam. Never changed after its frame.
+
+    All of the beam share the scale of the probabilities, and that of the best paths' own, which fall faster.
+    """
 
     __slots__ = (
+        "ahead",
         "best_blank",
         "best_token",
         "blank",
@@ -64,8 +68,9 @@ class Text:
         "token",
     )
 
-    def __init__(self, text: str, last: str, context: Context, place: int) -> None:
+    def __init__(self, text: str, last: str, context: Context, place: int, ahead: float = 0.0) -> None:
         self.text, self.last, self.context, self.place = text, last, context, place
+        self.ahead = ahead  # what its open word has been given in advance, a natural logarithm
         self.blank = self.token = 0.0  # probability with a blank last, with the letter `last` last
         self.best_blank = self.best_token = 0.0  # of the best paths that end so
         self.path_blank: tuple[Letter, ...] = ()
@@ -81,24 +86,15 @@ class Text:
 
     @property
     def best(self) -> tuple[float, tuple[Letter, ...]]:
-        """The best path, whatever it ends in, and its probability."""
-        if self.best_blank >= self.best_token:
+        """The best path, whatever it ends in, and its probability on the best paths' scale."""
+        if self.best_blank > self.best_token or not self.token:
             return self.best_blank, self.path_blank
         return self.best_token, self.path_token
 
-    def add(self, other: Text) -> None:
-        """The same text, reached in another way."""
-        self.blank += other.blank
-        self.token += other.token
-        if other.best_blank > self.best_blank:
-            self.best_blank, self.path_blank = other.best_blank, other.path_blank
-        if other.best_token > self.best_token:
-            self.best_token, self.path_token = other.best_token, other.path_token
-
-    def scaled(self, factor: float) -> Text:
+    def scaled(self, factor: float, best_factor: float) -> Text:
         other = copy.copy(self)
-        for name in ("blank", "token", "best_blank", "best_token"):
-            setattr(other, name, getattr(self, name) * factor)
+        other.blank, other.token = self.blank * factor, self.token * factor
+        other.best_blank, other.best_token = self.best_blank * best_factor, self.best_token * best_factor
         return other
 
     def without(self, letters: int) -> Text:
@@ -157,13 +153,29 @@ class BeamSearch:
             candidates[frame].append((self._letters[column], float(letters[frame, column])))
         return zip(blanks, candidates, strict=True)
 
+    def grown(self, one: Text, letter: str) -> tuple[float, int, float]:
+        """What one more letter changes: a factor, where the hot words then are, and the new `ahead`.
+
+        With the n-gram an open word w has alpha max ln P(w...) + beta in advance (`NGram.ahead`), so that a word pays
+        as its letters come. Were it all due at the end of the word, a text would gain by never ending one.
+        """
+        factor, place, ahead = 1.0, one.place, 0.0
+        if self.lm:
+            begun = one.text[one.text.rfind(" ") + 1 :] + letter
+            ahead = self.beam.alpha * self.lm.ahead(begun) + self.beam.beta
+            factor = math.exp(ahead - one.ahead)
+        if self.hot_words:
+            place, change = self.hot_words.move(place, letter)
+            factor *= change
+        return factor, place, ahead
+
     def closed(self, one: Text) -> tuple[float, Context, int]:
         """What the end of the word that `one` is in changes: a factor, and where n-gram and hot words then are."""
         factor, context, place = 1.0, one.context, one.place
         if self.lm:
             word = one.text[one.text.rfind(" ") + 1 :]
             log_prob, context = self.lm.score(context, word)
-            factor = math.exp(self.beam.alpha * log_prob + self.beam.beta)
+            factor = math.exp(self.beam.alpha * log_prob + self.beam.beta - one.ahead)
         if self.hot_words:
             place, change = self.hot_words.move(place, " ")
             factor *= change

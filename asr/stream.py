@@ -67,7 +67,7 @@ def step(
     waves, ends = _placed(cache, slots, chunks, model.config.tail_samples)
     full = ends == waves.shape[1]
     index = torch.tensor(slots, device=waves.device)
-    kept = torch.from_numpy(np.flatnonzero(full if keep else full & False)).to(waves.device)
+    kept = torch.from_numpy(np.flatnonzero(full & keep)).to(waves.device)
     turn = Turn(index, torch.from_numpy(starts).to(waves.device), kept)
     normed = _normalised(cache, turn, waves, torch.from_numpy(ends).to(waves.device))
     features = model.feature_extractor(normed.to(model.lm_head.weight.dtype))

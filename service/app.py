@@ -149,7 +149,14 @@ def _allocate(settings: Settings, models: Mapping[str, Model]) -> Mapping[Lane, 
     budget_bytes = settings.stream_budget_bytes(partial(memory.free_bytes, _device(settings)))
     if not budget_bytes:
         return {}
-    return slots.allocate(models, settings.profiles, budget_bytes, settings.cache_dtype)
+    return slots.allocate(
+        models,
+        settings.profiles,
+        budget_bytes,
+        settings.cache_dtype,
+        max_streams=settings.max_step_streams,
+        measure=memory.measure(_device(settings)),
+    )
 
 
 def _watch(

@@ -27,6 +27,8 @@ from service.slots import Slots
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.25  # how often an idle engine shows that it lives
+# What torch says in a plain RuntimeError: of the CPU's memory, and of what CUDA's libraries allocate for themselves.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Engine:
             self._make_slots()
             self._beat()
             places = ", ".join(
-                f"{model} {profile}: {lane.total}" for (model, profile), lane in self.slots.items()
+                f"{model} {profile}: {slots.total}" for (model, profile), slots in self.slots.items()
             )
             self._tell_loaded()
             log.info("serving %s; live streams: %s", ", ".join(self.models) or "nothing", places or "none")
@@ -166,29 +168,31 @@ class Engine:
     def _make_slots(self) -> None:
         """Room for live streams; without it the server does without them."""
         try:
-            slots = self._allocate(self.models)
-            for (model, _), lane in slots.items():
+            made = self._allocate(self.models)
+            for (model, _), slots in made.items():
                 self._beat()
-                stepper.warm_up(self.models[model], lane)
+                slots.warm_up(self.models[model])
         except Exception:
             log.exception("there will be no live streams")
             return
-        self.slots.update(slots)
+        self.slots.update(made)
 
     def _run_step(self, step: Step) -> None:
         started = time.monotonic()
-        model, _ = step.lane
+        model, steps = step.lane[0], self._scheduler.steps
         try:
             self._beat(step.audio_s)
             error = stepper.run(self.models[model], self.slots[step.lane], step, self._metrics)
-            if error and _is_memory(error):
+            if error is None:
+                steps.went_well(step)
+            elif _is_memory(error):
                 self._metrics.out_of_memory.labels(model).inc()
-                self._scheduler.steps.max_streams = max(1, len(step.pieces) // 2)
-            elif error:
+                steps.lacked_memory(step)
+            else:
                 self._prove(model)
         finally:
             for piece in step.pieces:
-                _fail(piece, Unavailable("the engine has stopped", code="engine_stopped"))
+                _end(piece, Unavailable("the engine has stopped", code="engine_stopped"))
             self._scheduler.finish(step, time.monotonic() - started)
 
     def _run_batch(self, batch: Batch) -> None:
@@ -199,7 +203,7 @@ class Engine:
         finally:
             # Jobs without an answer here mean that the thread is about to end; they must not hang.
             for job in batch.jobs:
-                _fail(job, Unavailable("the engine has stopped", code="engine_stopped"))
+                _end(job, Unavailable("the engine has stopped", code="engine_stopped"))
             self._scheduler.finish(batch, time.monotonic() - started)
 
     def _answer(self, batch: Batch, started: float) -> None:
@@ -227,7 +231,7 @@ class Engine:
 
     def _one_by_one(self, batch: Batch, failure: _Failure) -> None:
         if len(batch.jobs) == 1:
-            _fail(batch.jobs[0], ApiError("the transcription failed", code="inference_failed"))
+            _end(batch.jobs[0], ApiError("the transcription failed", code="inference_failed"))
             if failure is _Failure.OTHER:
                 self._prove(batch.model)
             return
@@ -259,9 +263,12 @@ class Engine:
 
 
 def _is_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
-def _fail(job: Job | Piece, error: Exception) -> None:
+def _end(job: Job | Piece, error: Exception) -> None:
+    """Answer what has no answer yet."""
     if not job.future.done():
         job.future.set_exception(error)

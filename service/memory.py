@@ -1,7 +1,9 @@
-"""How much memory is free where the model lies."""
+"""How much memory is free where the model lies, and on a GPU how much a call takes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,6 +34,19 @@ def forget_peak(device: str) -> None:
     """Count a GPU's highest allocation anew from here: loading takes more than serving."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def measure(device: str) -> Callable[[Callable[[], None]], int] | None:
+    """What tells the bytes that a call takes at its height, beyond those there before it; None on what is no GPU."""
+    return partial(_height_bytes, device) if device.startswith("cuda") else None
+
+
+def _height_bytes(device: str, call: Callable[[], None]) -> int:
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _number(file: Path) -> int | None:

@@ -4,6 +4,8 @@ Knows no model, no torch and no web framework. Sessions submit pieces from any t
 
 - A step is of one model and one profile, and takes every stream of it that has a chunk ready, oldest deadline first,
   up to `max_streams`. The step whose oldest deadline is first goes first.
+- A step that lacks memory halves what a step of its model and profile may take; `GROW_STEPS` full ones that go well
+  make that one more, up to `max_streams` again.
 - Company: a chunk waits `wait_s` at most for other streams of its model and profile, and not at all once all of them
   are there. A flush does not wait.
 - A deadline is the time the chunk's audio arrived plus the chunk's length. Of a stream that comes faster than it was
@@ -27,6 +29,7 @@ from service.batcher import Batch, Batcher
 from service.errors import Unavailable
 
 CREDIT_S = 1.0
+GROW_STEPS = 16  # a step that fails ends its streams, so growing is slow
 Lane = tuple[str, str]  # model, profile
 
 
@@ -76,7 +79,8 @@ class StepQueue:
 
     def __init__(self, limits: StepLimits, changed: threading.Condition) -> None:
         self.limits = limits
-        self.max_streams = limits.max_streams
+        self._most: dict[Lane, int] = {}  # streams in a step, where that is less than the limit
+        self._good: Counter[Lane] = Counter()  # full steps since `_most` last changed
         self._changed = changed
         # Of each lane, those to keep and those to try, in the order they came; a dict, so that any can leave quickly.
         self._ready: dict[tuple[Lane, bool], dict[Piece, None]] = {}
@@ -119,9 +123,30 @@ class StepQueue:
         with self._changed:
             due = {key: ready for key, ready in self._ready.items() if ready and self._due(*key) <= now}
             for key in sorted(due, key=lambda key: min(piece.deadline for piece in due[key])):
-                if pieces := self._start(due[key]):
+                if pieces := self._start(due[key], self.most(key[0])):
                     return Step(*key, pieces)
         return None
+
+    def most(self, lane: Lane) -> int:
+        """How many streams a step of `lane` may take."""
+        return self._most.get(lane, self.limits.max_streams)
+
+    def lacked_memory(self, step: Step) -> None:
+        """Make the steps of its lane smaller; one of a single stream cannot be."""
+        if len(step.pieces) > 1:
+            with self._changed:
+                self._most[step.lane] = len(step.pieces) // 2
+                self._good[step.lane] = 0
+
+    def went_well(self, step: Step) -> None:
+        """Let the steps of its lane grow, where they are smaller than the limit; only full ones show that they may."""
+        most = self.most(step.lane)
+        if not most <= len(step.pieces) < self.limits.max_streams:
+            return
+        with self._changed:
+            self._good[step.lane] += 1
+            if self._good[step.lane] == GROW_STEPS:
+                self._most[step.lane], self._good[step.lane] = most + 1, 0
 
     def fail_all(self, error: Exception) -> None:
         """Give up: answer every piece with `error`, those to come included."""
@@ -134,13 +159,13 @@ class StepQueue:
 
     def _due(self, lane: Lane, keep: bool) -> float:
         ready = self._ready[lane, keep]
-        if not keep or len(ready) >= min(self._live[lane], self.max_streams):
+        if not keep or len(ready) >= min(self._live[lane], self.most(lane)):
             return 0.0
         return next(iter(ready)).submitted + self.limits.wait_s
 
-    def _start(self, ready: dict[Piece, None]) -> list[Piece]:
+    def _start(self, ready: dict[Piece, None], most: int) -> list[Piece]:
         """Take the most urgent pieces that nobody has given up."""
-        chosen = sorted(ready, key=lambda piece: piece.deadline)[: self.max_streams]
+        chosen = sorted(ready, key=lambda piece: piece.deadline)[:most]
         for piece in chosen:
             del ready[piece]
         return [piece for piece in chosen if piece.future.set_running_or_notify_cancel()]

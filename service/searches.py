@@ -91,9 +91,7 @@ class Searches:
             raise BadRequest(str(error), code="invalid_option", param="hot_words") from None
         return BeamDecoder(search, model.seconds_per_frame)
 
-    async def hear(
-        self, decoder: BeamDecoder, log_probs: np.ndarray, *, live: bool = True
-    ) -> BeamDecoder:
+    async def hear(self, decoder: BeamDecoder, log_probs: np.ndarray, *, live: bool = True) -> BeamDecoder:
         """What `decoder` is after these scores [frames, vocabulary]; itself it stays as it was.
 
         Args:

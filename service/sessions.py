@@ -1,7 +1,8 @@
 """One live stream between its socket and the device: what it has sent, chunk by chunk, and what is said to it.
 
 Audio lies on a grid of chunks from its first sample on. Whatever is asked for, the grid stays: a flush tries the part
-of a chunk that is there, and leaves everything as it was.
+of a chunk that is there, and leaves everything as it was. Where what the resampler still held completes a chunk, that
+is heard for good, and left out when it comes again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from asr.ctc import StreamDecoder
 from service.scheduler import Piece, StepQueue
 from service.segments import Decoder, Final, Partial, Rules, Segments
 from service.slots import Slots
-from service.stepper import Heard
+from service.stepper import ChunkScores
 
 MAX_MARKS = 32  # flushes that wait
 
@@ -48,11 +49,20 @@ class Flushed:
 
 @dataclass(frozen=True)
 class Work:
-    """What comes next: a full chunk, which arrived at that time, or with a mark the part of one before it."""
+    """What comes next, which arrived at that time, and the marks that are answered with it.
+
+    It is a full chunk; or the part of one, which is only tried, or which ends the stream when the mark of the end is
+    there.
+    """
 
     samples: np.ndarray
     arrived: float
-    mark: Mark | None = None
+    marks: list[Mark] = field(default_factory=list)
+    full: bool = False
+
+    @property
+    def ends(self) -> bool:
+        return bool(self.marks) and self.marks[-1].kind == "end"
 
 
 class Inbox:
@@ -60,31 +70,57 @@ class Inbox:
 
     def __init__(self) -> None:
         self._pieces: deque[tuple[np.ndarray, float]] = deque()
-        self._marks: deque[tuple[int, Mark]] = deque()  # how many samples lie before each
+        # With how many samples come before each; below 0 where the rest of a flush has been heard in part.
+        self._marks: deque[tuple[int, Mark]] = deque()
+        self._lent = 0  # samples to come that a flush has heard already
         self.samples = 0
-        self.marks = 0
+
+    @property
+    def marks(self) -> int:
+        return len(self._marks)
 
     def push(self, samples: np.ndarray, arrived: float) -> None:
-        if len(samples):
-            self._pieces.append((samples, arrived))
-            self.samples += len(samples)
+        lent = min(self._lent, len(samples))
+        self._lent -= lent
+        if len(samples) > lent:
+            self._pieces.append((samples[lent:], arrived))
+            self.samples += len(samples) - lent
 
     def mark(self, mark: Mark) -> None:
-        self._marks.append((self.samples, mark))
-        self.marks += 1
+        self._marks.append((self.samples - self._lent, mark))
 
     def next(self, size: int) -> Work | None:
-        """A chunk of `size` samples, or what comes before it; None while there is not enough."""
-        if self._marks and self._marks[0][0] < size:
-            before, mark = self._marks.popleft()
-            self.marks -= 1
-            samples = np.concatenate([self._peek(before), mark.rest])[:size]
-            return Work(samples, mark.made, mark)
-        return self._take(size) if self.samples >= size else None
+        """A chunk of `size` samples if there is one, else what the marks ask for; None while there is neither.
 
-    def _peek(self, count: int) -> np.ndarray:
-        waves = [samples for samples, _ in self._pieces]
-        return np.concatenate(waves)[:count] if waves else np.zeros(0, np.float32)
+        All flushes that wait are answered with one chunk, or with one try of what there is: it hears all before the
+        last of them.
+        """
+        flushes = self._flushes()
+        rest = self._rest(*flushes[-1]) if flushes else np.zeros(0, np.float32)
+        if flushes and self.samples < size <= self.samples + len(rest):
+            # A try is of a part. So the chunk is filled up, and the samples left out when they come again.
+            missing = size - self.samples
+            self._pieces.append((rest[:missing], flushes[-1][1].made))
+            self.samples, self._lent = size, self._lent + missing
+        if self.samples >= size:
+            return self._take(size)
+        if not self._marks:
+            return None
+        if not flushes:
+            return Work(self._there(), self._marks[0][1].made, [self._marks.popleft()[1]])
+        marks = [self._marks.popleft()[1] for _ in flushes]
+        return Work(np.concatenate([self._there(), rest]), marks[-1].made, marks)
+
+    def _flushes(self) -> list[tuple[int, Mark]]:
+        """Those that wait; an end comes after all of them."""
+        return [place for place in self._marks if place[1].kind == "flush"]
+
+    def _rest(self, before: int, mark: Mark) -> np.ndarray:
+        """Of the mark's rest, what has not come again, or been heard, yet."""
+        return mark.rest[self.samples - before :]
+
+    def _there(self) -> np.ndarray:
+        return np.concatenate([np.zeros(0, np.float32), *(samples for samples, _ in self._pieces)])
 
     def _take(self, count: int) -> Work:
         taken, arrived, missing = [], 0.0, count
@@ -95,8 +131,14 @@ class Inbox:
                 self._pieces.appendleft((samples[missing:], arrived))
             missing -= len(taken[-1])
         self.samples -= count
+        marks = []
+        while self._marks and self._covered(*self._marks[0], count):
+            marks.append(self._marks.popleft()[1])
         self._marks = deque((before - count, mark) for before, mark in self._marks)
-        return Work(np.concatenate(taken), arrived)
+        return Work(np.concatenate(taken), arrived, marks, full=True)
+
+    def _covered(self, before: int, mark: Mark, count: int) -> bool:
+        return mark.kind == "flush" and before + len(mark.rest) <= count
 
 
 @dataclass
@@ -113,7 +155,10 @@ Search = Callable[[BeamDecoder, np.ndarray], Awaitable[BeamDecoder]]  # see `sea
 
 
 class Session:
-    """One stream in its slot. Everything here runs on the event loop; `steps` leads to the device."""
+    """One stream in its slot. Everything here runs on the event loop; `steps` leads to the device.
+
+    `owes` is whether there may be something to say of what has come; `when_quiet` is called when there is no more.
+    """
 
     def __init__(self, slots: Slots, slot: int, steps: StepQueue, *, rules: Rules, buffer_s: float) -> None:
         self.slots = slots
@@ -127,6 +172,8 @@ class Session:
         self._started: float | None = None  # when the first sample arrived
         self._tried = 0  # samples of the part of a chunk that the latest flush has tried
         self._piece: Piece | None = None  # the latest that went to the device
+        self.owes = True
+        self.when_quiet: Callable[[], None] = lambda: None
 
     def search_with(self, search: Search, decoder: BeamDecoder) -> None:
         """Have a beam search make the text, from `decoder` on; before anything is heard."""
@@ -145,11 +192,15 @@ class Session:
             self._started = now
         self.usage.audio_s += len(samples) / SAMPLE_RATE
         self._inbox.push(samples, now)
-        self._came.set()
+        self._tell()
 
     def mark(self, mark: Mark) -> None:
         """A flush, or the end: nothing may come after that."""
         self._inbox.mark(mark)
+        self._tell()
+
+    def _tell(self) -> None:
+        self.owes = True
         self._came.set()
 
     async def events(self) -> AsyncIterator[tuple[Event, float]]:
@@ -160,7 +211,7 @@ class Session:
             since = self._since(work)
             for event in await self._hear(work, since):
                 yield event, since
-            ended = work.mark is not None and work.mark.kind == "end"
+            ended = work.ends
 
     def close(self) -> None:
         """Give up what waits for the device, and give the slot back as soon as nothing writes into it any more."""
@@ -175,6 +226,8 @@ class Session:
         size = self.slots.chunk_samples + (self.slots.tail_samples if first else 0)
         while (work := self._inbox.next(size)) is None:
             self._came.clear()
+            self.owes = False
+            self.when_quiet()
             await self._came.wait()
         self._went.set()
         return work
@@ -186,18 +239,20 @@ class Session:
         return max(work.arrived, self._started + self.usage.steps * self.slots.chunk_s)
 
     async def _hear(self, work: Work, since: float) -> list[Event]:
-        if work.mark is None:
-            return [*await self._said(await self._step(work, since, keep=True))]
-        if work.mark.kind == "flush":
-            return [*await self._try(work), Flushed(work.mark.id)]
-        said = await self._said(await self._step(work, since, keep=True)) if len(work.samples) else []
-        finals = [event for event in said if isinstance(event, Final)]  # of a partial the final comes at once
-        return [*finals, *self._segments.end()]
+        if work.ends:
+            said = await self._said(await self._step(work, since, keep=True)) if len(work.samples) else []
+            finals = [event for event in said if isinstance(event, Final)]  # a partial's final comes at once
+            return [*finals, *self._segments.end()]
+        if work.full:
+            said = await self._said(await self._step(work, since, keep=True))
+        else:
+            said = await self._try(work, since)
+        return [*said, *(Flushed(mark.id) for mark in work.marks)]
 
-    async def _try(self, work: Work) -> list[Partial | Final]:
+    async def _try(self, work: Work, since: float) -> list[Partial | Final]:
         if len(work.samples) == self._tried:
             return []
-        heard = await self._step(work, work.arrived, keep=False)
+        heard = await self._step(work, since, keep=False)
         self._tried = len(work.samples)
         if self._search and isinstance(decoder := self._segments.decoder, BeamDecoder):
             return self._segments.tried(await self._search(decoder, heard))
@@ -217,13 +272,13 @@ class Session:
             lane=self.slots.lane,
             slot=self._slot,
             samples=work.samples,
-            deadline=since + self.slots.chunk_s * keep,
+            deadline=since + self.slots.chunk_s,
             audio_s=len(work.samples) / SAMPLE_RATE,
             keep=keep,
             fresh=self._piece is None,
         )
         self._steps.submit(self._piece)
-        heard: Heard = await asyncio.wrap_future(self._piece.future)
+        heard: ChunkScores = await asyncio.wrap_future(self._piece.future)
         if keep:
             self._tried = 0
             self.usage.steps += 1

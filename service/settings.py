@@ -114,7 +114,8 @@ class Settings(BaseSettings):
 
     stream_memory: str = Field(
         "512MiB",
-        description="memory for the caches of live streams, taken at the start and shared out equally to every model "
+        description="memory for the caches of live streams, and on a GPU for their largest step, taken at the start and shared "
+        "out equally to every model "
         "and profile: bytes, such as 2GiB, or a share of what is free on the device then, such as 0.5; 0 for no "
         "live streams",
     )
@@ -128,7 +129,9 @@ class Settings(BaseSettings):
         None, description="type of the caches; the model's own when not given"
     )
     stream_idle_s: float = Field(
-        30.0, gt=0, description="longest pause in what a stream's client sends, or reads"
+        30.0,
+        gt=0,
+        description="longest pause in what a stream's client sends while it waits for no answer, or reads",
     )
     max_stream_s: float = Field(3600.0, gt=0, description="longest time for a stream")
     stream_buffer_s: float = Field(

@@ -32,7 +32,7 @@ class StreamModel(Protocol):
 
 
 @dataclass(frozen=True)
-class Heard:
+class ChunkScores:
     """A chunk's scores [frames, vocabulary]; `late` when they came after its deadline."""
 
     log_probs: np.ndarray
@@ -53,15 +53,8 @@ def run(model: StreamModel, slots: Slots, step: Step, metrics: Metrics) -> Excep
     late = [step.keep and done > piece.deadline for piece in step.pieces]
     metrics.step_done(step.lane, audio_s=step.audio_s * step.keep, late=sum(late), duration_s=done - started)
     for piece, log_probs, is_late in zip(step.pieces, scores, late, strict=True):
-        piece.future.set_result(Heard(log_probs, is_late))
+        piece.future.set_result(ChunkScores(log_probs, is_late))
     return None
-
-
-def warm_up(model: StreamModel, slots: Slots) -> None:
-    """Step one slot through a chunk of silence, so that the first client does not wait for what only the first pays."""
-    silence = np.zeros(slots.chunk_samples + slots.tail_samples, np.float32)
-    model.step(slots.cache, [0], [silence])
-    slots.cache.reset([0])
 
 
 def _scores(model: StreamModel, slots: Slots, pieces: Sequence[Piece], keep: bool) -> Sequence[np.ndarray]:

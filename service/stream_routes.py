@@ -5,7 +5,8 @@ The client sends `start`, then binary messages of audio, `flush`, `keepalive`, a
 - `ready` once there is a slot;
 - `partial` when the text of a segment has changed, its end included: it may change again;
 - `final` when a segment is over; the finals, one after another, are the text;
-- `flushed` when all before a flush has been said: the part of a chunk that was there comes as a `partial` first;
+- `flushed` when all before a flush has been said: the part of a chunk that was there comes as a `partial` first.
+  Flushes that wait are answered together;
 - `done` after the last `final`, then it closes with 1000;
 - `error`, then it closes: with 1007 when it cannot read what the client sends, 1008 when a name is unknown or a limit
   in time is reached, 1009 for too large a message, 1011 for a failure of its own, 1012 when the server shuts down, 1013
@@ -15,6 +16,7 @@ A server that shuts down, or whose model is not ready, does not take the WebSock
 503, so that a proxy asks the next instance.
 
 A client may send faster than it was spoken: when its buffer is full, the server stops reading until there is room.
+Idle is a client that sends nothing while the server owes it nothing.
 """
 
 from __future__ import annotations
@@ -172,6 +174,7 @@ class Connection:
     async def _listen(self, session: Session, reader: PcmReader) -> ApiError | None:
         """Take in what the client sends until it ends the stream, or until that is overdue: then the reason."""
         over = None
+        session.when_quiet = self._await_client
         try:
             async with asyncio.timeout(None) as self._timer:
                 await self._take_in(session, reader)
@@ -183,22 +186,29 @@ class Connection:
 
     async def _take_in(self, session: Session, reader: PcmReader) -> None:
         while True:
-            self._expect(self._settings.stream_idle_s)
+            # While it waits for an answer, or for room, the client is not to blame.
+            self._expect(math.inf if session.owes else self._settings.stream_idle_s)
             message = await self._receive()
-            self._expect(math.inf)  # while it waits for room, the client is not to blame
             if isinstance(message, bytes):
                 for at in range(0, len(message), PIECE_BYTES):
+                    self._expect(math.inf)
                     await session.room()
                     session.push(reader.read(message[at : at + PIECE_BYTES]))
                 continue
             command = messages.read(message)
             if isinstance(command, Flush):
+                self._expect(math.inf)
                 await session.room()
                 session.mark(Mark("flush", command.id, reader.rest()))
             elif isinstance(command, Start):
                 raise BadRequest("the stream has started already", code="bad_message")
             elif not isinstance(command, Keepalive):
                 return
+
+    def _await_client(self) -> None:
+        """Count idle time from now on: all that could be said has been."""
+        with contextlib.suppress(RuntimeError):  # the listening has just ended by itself
+            self._expect(self._settings.stream_idle_s)
 
     def _expect(self, within_s: float) -> None:
         """Let the listening end after that time, at the stream's limit, or now if it was stopped."""

@@ -200,7 +200,7 @@ class Transcription:
         phases.seconds |= {"queue": answer.queue_s, "inference": answer.inference_s}
         if search:
             with phases.time("search"):
-                search = await self.searches.hear(search, answer.transcript)
+                search = await self.searches.hear(search, answer.transcript, live=False)
             answer = replace(answer, transcript=Transcript(search.text, search.words, audio_s))
         if self.settings.log_transcripts:
             logs.note(text=answer.transcript.text)

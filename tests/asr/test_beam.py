@@ -1,7 +1,9 @@
 """The beam search against all paths there are, in pieces as in one, and what hot words and an n-gram do to it."""
 
 import itertools
+import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr import ngram
 from asr.beam import BeamDecoder
 from asr.ctc import Vocabulary, greedy
 from asr.search import Beam, BeamSearch
@@ -194,6 +197,74 @@ def test_an_n_gram_decides_between_words_that_sound_alike(tmp_path: Path) -> Non
     log_probs = spelled({"CALL ANNA": 0.4, "CALL HANA": 0.6})
     assert decoded(log_probs, Beam(lm=tmp_path / "lm.arpa", alpha=1.0), LARGE).text == "CALL ANNA"
     assert decoded(log_probs, Beam(lm=tmp_path / "lm.arpa", alpha=0.0), LARGE).text == "CALL HANA"
+
+
+TINY = """\\data\\
+ngram 1=4
+ngram 2=3
+
+\\1-grams:
+-1.0\t<unk>\t-0.2
+-99\t<s>\t-0.5
+-0.5\tA\t-0.3
+-0.9\tBA
+
+\\2-grams:
+-0.1\t<s> BA
+-0.4\tA A
+-0.2\t<unk> A
+
+\\end\\
+"""
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_with_an_n_gram_a_text_has_its_paths_times_its_words(seed: int, tmp_path: Path) -> None:
+    """What words have in advance is in no text's end."""
+    (tmp_path / "lm.arpa").write_text(TINY)
+    beam = replace(EVERYTHING, lm=tmp_path / "lm.arpa", alpha=0.7, beta=0.9)
+    log_probs = scores(2 + seed % 4, seed)
+    texts = all_texts(log_probs)
+    lm = ngram.read(tmp_path / "lm.arpa")
+    for text in texts:
+        context = lm.start
+        for word in text.split():
+            log_prob, context = lm.score(context, word)
+            texts[text] *= math.exp(0.7 * log_prob + 0.9)
+    search = decoded(log_probs, beam)
+    assert search.text == max(texts, key=texts.__getitem__)
+    if not search.finished:
+        found: dict[str, float] = {}
+        for one in search._beam:
+            found[one.text.strip()] = found.get(one.text.strip(), 0.0) + one.mass * search.search.ended(one)
+        assert found == pytest.approx({text: texts[text] for text in found})
+
+
+@pytest.mark.parametrize("lm", [None, ngram.BUNDLED])
+def test_long_speech_neither_vanishes_nor_runs_together(lm: Path | None) -> None:
+    """Every letter may be in either of two frames, so that single paths get ever less likely than texts; spaces are
+    unsure, and no word is known. A float can hold the paths of some 650 letters; here are 1,000."""
+    once = np.full((12 * 4, len(LARGE)), 1e-9)
+    once[:, LARGE.blank] = 0.5
+    for at, letter in enumerate(LARGE.encode("ZURQ VOXLE K")):
+        once[4 * at : 4 * at + 2, letter] = 0.35 if letter == LARGE.delimiter else 0.5
+    log_probs = np.log(np.tile(once / once.sum(1, keepdims=True), (100, 1)))
+    words = decoded(log_probs, Beam(width=8, lm=lm, alpha=0.3), LARGE).words
+    assert max(len(word.word) for word in words) < 20
+    assert len(words) > 100
+    assert all(one.end <= other.start for one, other in itertools.pairwise(words))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), max_size=15))
+def test_words_follow_each_other_however_they_are_cut(seed: int, pieces: list[tuple[int, int]]) -> None:
+    search, words = BeamDecoder(BeamSearch(Beam(width=4), SMALL), HOP_S), []
+    for size, count in pieces:
+        search.push(scores(size, seed + search.frames, sharpness=4.0))
+        words += search.cut(count)
+    words += search.words
+    assert all(word.start < word.end for word in words)
+    assert all(one.end <= other.start for one, other in itertools.pairwise(words))
 
 
 def test_an_n_gram_permits_words_that_it_has_never_seen(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ WINDOW, MARGIN = 60, 10
 
 @pytest.fixture(autouse=True)
 def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "LONG_FRAMES", WINDOW)
     monkeypatch.setattr(windows, "WINDOW_FRAMES", WINDOW)
     monkeypatch.setattr(windows, "MARGIN_FRAMES", MARGIN)
 

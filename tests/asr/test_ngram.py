@@ -60,6 +60,32 @@ def test_scores_back_off(
     assert following == after
 
 
+def test_words_are_looked_up_in_any_case(file: Path) -> None:
+    assert read(file).score(("CALL",), "anna") == read(file).score(("CALL",), "ANNA")
+    assert read(file).ahead("an") == read(file).ahead("AN")
+
+
+@pytest.mark.parametrize(
+    ("beginning", "log10"),
+    [
+        ("C", -1.0),
+        ("CALL", -1.0),
+        ("AN", -1.2),
+        ("CALLS", -2.0 + 5 * UNKNOWN_LETTER / LN_10),
+        ("Z", -2.0 + UNKNOWN_LETTER / LN_10),
+    ],
+)
+def test_what_a_beginning_may_become(file: Path, beginning: str, log10: float) -> None:
+    assert read(file).ahead(beginning) == pytest.approx(LN_10 * log10)
+
+
+def test_no_word_is_likelier_than_any_of_its_beginnings(file: Path) -> None:
+    lm = read(file)
+    for word in ("CALL", "ANNA", "ANN", "ZOE"):
+        for size in range(1, len(word) + 1):
+            assert lm.score((), word)[0] <= lm.ahead(word[:size]) + 1e-9
+
+
 def test_compressed_is_the_same(file: Path, tmp_path: Path) -> None:
     (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(ARPA.encode()))
     assert read(tmp_path / "lm.arpa.gz")._entries == read(file)._entries
@@ -74,6 +100,7 @@ def test_compressed_is_the_same(file: Path, tmp_path: Path) -> None:
         (ARPA.replace("-0.6\tcall anna", "-0.6\tcall anna and you"), "line 17 has 5 fields"),
         (ARPA.replace("-0.6", "often"), "often"),
         (ARPA.replace("<unk>", "unk"), "no <unk>"),
+        (ARPA.replace("-1.3\t</s>", "-1.3\tCall"), "'CALL' twice"),
         ("", "no end"),
     ],
 )

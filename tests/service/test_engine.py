@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 
 from service.batcher import Batcher, Job, Limits
 from service.clips import Model
@@ -131,6 +132,33 @@ def test_out_of_memory_is_counted_and_tried_clip_by_clip(held: FakeTranscriber) 
         assert all(one.future.result(WAIT_S).transcript.text == "SAMPLES 800" for one in jobs)
         assert value(metrics, "asr_out_of_memory_total", model="mha") == 1
         assert len(model.batches) == 6  # and no second warm-up: the device is well
+
+
+@pytest.mark.parametrize("what", ["torch on a CPU", "python", "CUDA"])
+def test_all_ways_to_lack_memory_are_known(what: str) -> None:
+    class OutOfMemoryError(RuntimeError):
+        """Called as torch's own."""
+
+    class Small(FakeTranscriber):
+        def transcribe(self, waves: list) -> list:  # type: ignore[override]
+            answers = super().transcribe(waves)
+            if len(self.batches) == 2 and what == "torch on a CPU":
+                torch.empty(2**60)
+            if len(self.batches) == 2:
+                raise MemoryError if what == "python" else OutOfMemoryError
+            return answers
+
+    model = Small()
+    with running(mha=lambda: model) as (_, batcher, metrics):
+        one = job(800)
+        batcher.submit(one)
+        with pytest.raises(ApiError, match="the transcription failed"):
+            one.future.result(WAIT_S)
+        after = job(801)
+        batcher.submit(after)
+        after.future.result(WAIT_S)
+        assert value(metrics, "asr_out_of_memory_total", model="mha") == 1
+    assert len(model.batches) == 3  # it need not prove itself
 
 
 def test_a_bad_clip_alone_makes_the_model_prove_itself(fake: FakeTranscriber) -> None:

@@ -13,6 +13,11 @@ MEMINFO = "MemTotal: 99 kB\nMemAvailable:       10 kB\n"
 V1 = "9:name=systemd:/\n4:memory:/docker/abc\n"
 
 
+def test_only_a_gpu_can_tell_what_a_call_takes() -> None:
+    assert memory.measure("cpu") is None
+    assert memory.measure("cuda:1") is not None
+
+
 def test_free_memory_of_this_machine() -> None:
     assert 2**20 < memory.free_bytes("cpu") < 2**50
 

@@ -9,7 +9,7 @@ import pytest
 
 from service.batcher import Batch, Batcher, Job, Limits
 from service.errors import Unavailable
-from service.scheduler import CREDIT_S, Lane, Piece, Scheduler, Step, StepLimits
+from service.scheduler import CREDIT_S, GROW_STEPS, Lane, Piece, Scheduler, Step, StepLimits
 
 MHA, MLA, FAST = ("mha", "balanced"), ("mla", "balanced"), ("mha", "fast")
 
@@ -68,10 +68,43 @@ def test_models_profiles_and_flushes_step_apart_the_most_urgent_first() -> None:
     assert [stepped(plan) for _ in range(4)] == [[d], [b, e], [c], [a]]
 
 
+def test_a_flush_goes_when_it_is_due_not_before_everyone() -> None:
+    plan = scheduler()
+    late, tried, early = ready(plan, piece(2.0), piece(1.0, keep=False), piece(0.5, MLA))
+    assert [stepped(plan) for _ in range(3)] == [[early], [tried], [late]]
+
+
 def test_a_step_has_a_largest_size_and_nobody_is_left_behind() -> None:
     plan = scheduler(max_streams=4)
     pieces = ready(plan, *(piece(10.0 - n) for n in range(10)))
     assert [stepped(plan) for _ in range(3)] == [pieces[:5:-1], pieces[5:1:-1], pieces[1::-1]]
+
+
+def test_a_step_that_lacked_memory_makes_those_of_its_lane_smaller_until_they_go_well() -> None:
+    plan = scheduler(max_streams=4)
+
+    def sizes(lane: Lane, count: int) -> list[int]:
+        """Of steps that go well, when so many chunks are ready."""
+        found = []
+        pieces = ready(plan, *(piece(lane=lane) for _ in range(count)))
+        while work := plan.steps.take(0.0):
+            plan.steps.went_well(work)
+            found.append(len(work.pieces))
+        assert sum(found) == len(pieces)
+        return found
+
+    plan.steps.lacked_memory(Step(MHA, True, [piece() for _ in range(4)]))
+    assert sizes(MLA, 8) == [4, 4]
+    assert sizes(FAST, 8) == [4, 4]
+    assert sizes(MHA, 1) + sizes(MHA, 1) == [1, 1]  # which show nothing of larger ones
+    assert sizes(MHA, 2 * GROW_STEPS) == [2] * GROW_STEPS
+    assert sizes(MHA, 3 * GROW_STEPS) == [3] * GROW_STEPS
+    assert sizes(MHA, 40 * GROW_STEPS) == [4] * 10 * GROW_STEPS
+    plan.steps.lacked_memory(Step(MHA, True, [piece()]))  # smaller than one it cannot be
+    assert sizes(MHA, 8) == [4, 4]
+    for _ in range(4):
+        plan.steps.lacked_memory(Step(MHA, True, [piece() for _ in range(plan.steps.most(MHA))]))
+    assert sizes(MHA, 2) == [1, 1]
 
 
 def test_streams_that_are_always_ready_do_not_starve_another_lane() -> None:

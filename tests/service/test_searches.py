@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ import pytest
 import asr
 from asr import ngram
 from asr.beam import BeamDecoder
-from asr.search import Beam
+from asr.search import Beam, search_of
 from service.errors import ApiError
 from service.searches import Searches
-from tests.fakes import FakeTranscriber, spoken
+from service.segments import Segments
+from tests.fakes import LETTERS, FakeTranscriber, spoken
 from tests.service.conftest import WAIT_S, Served, error_of, sound
 from tests.service.live import connected, live, streamed
+from tests.service.test_segments import HOP_S, RULES, frames, hear, spans
 
 NAMES = ("hippopotamuses", "zoo")
 HEARD = "A HIPPOPOTAMUSEZ"
@@ -100,7 +103,10 @@ def test_what_a_stream_cannot_search_for_is_refused(
 def test_a_stream_prefers_hot_words(fake_server: Served) -> None:
     wave = spoken(HEARD, frames_per_letter=2)
     assert streamed(fake_server.url, wave).text == HEARD.lower()
-    hot = {"decoding": "beam", "hot_words": [*NAMES, *(f"word number {'x' * n}" for n in range(30))]}
+    hot: dict[str, Any] = {
+        "decoding": "beam",
+        "hot_words": [*NAMES, *(f"word number {'x' * n}" for n in range(30))],
+    }
     client = streamed(fake_server.url, wave, words=True, **hot)
     assert client.text == "a hippopotamuses"
     assert [word["word"] for final in client.finals for word in final["words"]] == ["a", "hippopotamuses"]
@@ -117,26 +123,39 @@ def test_a_searching_streams_flush_leaves_it_as_it_was(fake_server: Served) -> N
     assert client.text == streamed(fake_server.url, wave, decoding="beam").text == "hallo world"
 
 
-def test_streams_with_and_without_a_search_process(fake_server: Served) -> None:
-    """One that loses its process is told, and may come again; those that do not search go on."""
+def test_a_stream_goes_on_where_its_search_process_dies(fake_server: Served) -> None:
     wave = spoken("HALLO WORLD")
-    with live(fake_server.url) as greedy, live(fake_server.url, decoding="beam") as client:
+    with live(fake_server.url, decoding="beam") as client:
         client.play(wave[: len(wave) // 2])
         client.say("flush")
         client.until("flushed")  # by now there is a process
-        pool = fake_server.service.searches._pool
-        assert pool
-        for victim in list(pool._processes):
-            os.kill(victim, signal.SIGKILL)
+        kill(fake_server.service.searches)
         client.play(wave[len(wave) // 2 :])
-        client.say("end")
-        assert client.error() == ("inference_failed", 1011)
-        assert client.heard[-1]["retryable"]
-        greedy.play(wave)
-        greedy.finish()
-    assert greedy.text == "hallo world"
-    assert fake_server.service.searches._pool is None  # there is none until one is needed
-    assert streamed(fake_server.url, wave, decoding="beam").text == "hallo world"
+        client.finish()
+    assert client.text == "hallo world"
+
+
+@pytest.mark.parametrize("lm", [None, ngram.BUNDLED])
+def test_a_search_is_cut_at_pauses_and_where_speech_goes_on_for_too_long(lm: Path | None) -> None:
+    """Its segments are those of the likeliest path, but for where it is sure of a word only later."""
+    path = "__THE_SEA__" + "_" * 12 + "THE TEA " * 9 + "_" * 50 + "_A QUIET SE"
+    search = BeamDecoder(search_of(Beam(lm=lm), tuple(LETTERS)), HOP_S)
+    scores = 3.0 * frames(path)  # so clear that words are finished at once
+    for size in (1, 7):
+        stream, said = Segments(search.copy(), HOP_S, RULES), []
+        for at in range(0, len(path), size):
+            said += stream.push(scores[at : at + size])
+        ours, theirs = spans(said + stream.end()), spans(hear(path, size))
+        assert len(ours) == len(theirs) == 4
+        assert (ours[0], ours[-1]) == (theirs[0], theirs[-1])
+        assert " ".join(text for _, text, _, _ in ours) == " ".join(text for _, text, _, _ in theirs)
+        assert all(end - start <= RULES.longest_s for _, _, start, end in ours)
+
+
+def kill(searches: Searches) -> None:
+    assert searches._pool
+    for process in list(searches._pool._processes):
+        os.kill(process, signal.SIGKILL)
 
 
 @asynccontextmanager
@@ -164,15 +183,60 @@ async def test_long_clips_go_piece_by_piece_and_say_the_same(monkeypatch: pytest
     assert heard.words == decoder.words
 
 
-async def test_a_process_that_dies_fails_its_search_and_is_replaced() -> None:
+async def test_streams_go_before_clips_and_clips_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.searches.PIECE_FRAMES", 40)
+    over: list[str] = []
+
+    async def finish(searches: Searches, decoder: BeamDecoder, name: str, pieces: int, live: bool) -> None:
+        await searches.hear(decoder, random_scores(40 * pieces), live=live)
+        over.append(name)
+
+    async with searching() as (searches, decoder), asyncio.TaskGroup() as group:
+        clips = [("long clip", 9), ("other clip", 3), ("third clip", 3)]
+        for name, pieces in clips:
+            group.create_task(finish(searches, decoder, name, pieces, False))
+        group.create_task(finish(searches, decoder, "stream", 3, True))
+    assert over == ["stream", "other clip", "third clip", "long clip"]
+
+
+async def test_a_search_that_is_given_up_leaves_its_turn_to_the_next() -> None:
+    scores = random_scores(20)
+    async with searching() as (searches, decoder):
+        tasks = [asyncio.create_task(searches.hear(decoder, scores, live=False)) for _ in range(4)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()  # has the process
+        tasks[2].cancel()  # waits for it
+        heard = await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(WAIT_S):
+            last = await searches.hear(decoder, scores)
+    assert [isinstance(one, BeamDecoder) for one in heard] == [False, True, False, True]
+    assert last.words
+
+
+async def test_searches_outlive_a_process_that_dies() -> None:
     scores = random_scores(20)
     async with searching() as (searches, decoder):
         before = await searches.hear(decoder, scores)
-        assert searches._pool
-        (victim,) = searches._pool._processes
-        os.kill(victim, signal.SIGKILL)
+        tasks = [asyncio.create_task(searches.hear(decoder, scores, live=False)) for _ in range(5)]
+        await asyncio.sleep(0)
+        kill(searches)
+        assert all(one.words == before.words for one in await asyncio.gather(*tasks))
+
+
+class Deadly(BeamDecoder):
+    """A search that no process survives to unpack."""
+
+    def copy(self) -> BeamDecoder:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (1,)
+
+
+async def test_what_kills_its_process_fails_alone() -> None:
+    scores = random_scores(20)
+    async with searching() as (searches, decoder):
         with pytest.raises(ApiError, match="search"):
-            for _ in range(100):  # it may have been waiting for the pool to notice
-                await searches.hear(decoder, scores)
+            await searches.hear(Deadly(decoder.search, decoder._seconds_per_frame), scores)
         async with asyncio.timeout(WAIT_S):
-            assert (await searches.hear(decoder, scores)).words == before.words
+            assert (await searches.hear(decoder, scores)).words

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from asr import Transcriber
 from service.errors import NotFound, Overloaded, Unavailable
 from service.scheduler import StepLimits, StepQueue
-from service.segments import Final, Rules
+from service.segments import Final, Partial, Rules
 from service.sessions import Flushed, Inbox, Mark, Session, Work
 from service.settings import Profile
 from service.slots import Slots, allocate
-from service.stepper import Heard
+from service.stepper import ChunkScores
 from service.streams import Streams
 from tests.fakes import FakeTranscriber, spoken
 
@@ -55,58 +55,107 @@ def test_chunks_come_in_order_with_the_time_of_their_last_sample() -> None:
     assert works[2] is None and inbox.samples == 3
 
 
-def test_a_mark_waits_for_the_chunks_before_it_and_sees_what_is_left() -> None:
+def said(work: Work | None) -> tuple[list[float], list[object], bool] | None:
+    return work and (work.samples.tolist(), [mark.id for mark in work.marks], work.full)
+
+
+def test_marks_that_wait_are_answered_together_and_the_end_after_them() -> None:
     inbox = Inbox()
     inbox.push(numbers(0, 7), 1.0)
     inbox.mark(Mark("flush", 1))
-    inbox.push(numbers(7, 2), 2.0)
-    inbox.mark(Mark("flush", 2, numbers(100, 9)))
+    inbox.push(numbers(7, 1), 2.0)
+    inbox.mark(Mark("flush", 2, numbers(8, 1)))
+    inbox.push(numbers(8, 1), 3.0)
     inbox.mark(Mark("end"))
     assert inbox.marks == 3
-    found = [inbox.next(5) for _ in range(4)]
-    assert [(w.samples.tolist(), w.mark and w.mark.id) for w in found if w] == [
-        ([0, 1, 2, 3, 4], None),
-        ([5, 6], 1),
-        ([5, 6, 7, 8, 100], 2),  # no more than a chunk
-        ([5, 6, 7, 8], None),
+    assert [said(inbox.next(5)) for _ in range(3)] == [
+        ([0, 1, 2, 3, 4], [], True),
+        ([5, 6, 7, 8], [1, 2], False),
+        ([5, 6, 7, 8], [None], False),
     ]
-    assert found[3] and found[3].mark and found[3].mark.kind == "end"
     assert inbox.marks == 0
+
+
+def test_a_chunk_answers_the_flushes_within_it() -> None:
+    inbox = Inbox()
+    inbox.push(numbers(0, 2), 1.0)
+    inbox.mark(Mark("flush", 1))
+    inbox.mark(Mark("flush", 2, numbers(2, 2)))
+    inbox.mark(Mark("flush", 3, numbers(2, 4)))  # which reaches beyond
+    inbox.push(numbers(2, 3), 2.0)
+    assert [said(inbox.next(5)) for _ in range(3)] == [
+        ([0, 1, 2, 3, 4], [1, 2], True),
+        ([5], [3], False),
+        None,
+    ]
+
+
+def test_a_rest_that_completes_a_chunk_is_heard_and_then_left_out() -> None:
+    inbox = Inbox()
+    inbox.push(numbers(0, 3), 1.0)
+    inbox.mark(Mark("flush", 1, numbers(3, 9)))
+    assert [said(inbox.next(5)) for _ in range(4)] == [
+        ([0, 1, 2, 3, 4], [], True),
+        ([5, 6, 7, 8, 9], [], True),
+        ([10, 11], [1], False),
+        None,
+    ]
+    inbox.push(numbers(3, 4), 2.0)
+    inbox.mark(Mark("flush", 2, numbers(7, 5)))
+    assert said(inbox.next(5)) == ([10, 11], [2], False)
+    inbox.push(numbers(7, 8), 2.0)
+    assert said(inbox.next(5)) == ([10, 11, 12, 13, 14], [], True)
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.one_of(st.integers(0, 40), st.none()), max_size=40),
+    st.lists(st.one_of(st.integers(0, 40), st.none(), st.just("hear")), max_size=60),
     st.integers(1, 16),
     st.integers(0, 4),
+    st.integers(0, 20),
 )
-def test_nothing_is_lost_or_heard_twice(actions: list[int | None], size: int, tail: int) -> None:
-    """Audio in any pieces, flushes (None) anywhere: the chunks are the audio, and each flush sees all before it."""
-    inbox, sent = Inbox(), 0
-    flushed_at = deque()
-    for number, action in enumerate(actions):
-        if action is None:
-            inbox.mark(Mark("flush", number))
-            flushed_at.append((number, sent))
-        else:
-            inbox.push(numbers(sent, action), float(number))
-            sent += action
-    inbox.mark(Mark("end"))
+def test_nothing_is_lost_or_heard_twice(
+    actions: list[int | str | None], size: int, tail: int, held_back: int
+) -> None:
+    """Audio in any pieces, flushes (None) anywhere: the chunks are the audio, and each flush hears all before it.
+
+    A resampler holds back as many samples as it can up to `held_back`.
+    """
+    inbox, came, given = Inbox(), 0, 0
+    flushed_at: deque[tuple[int, int]] = deque()
     heard: list[float] = []
-    while True:
-        work = inbox.next(size + (0 if heard else tail))
-        assert isinstance(work, Work)
-        if work.mark is None:
-            assert len(work.samples) == size + (0 if heard else tail)
-            heard += work.samples.tolist()
-        elif work.mark.kind == "flush":
-            number, before = flushed_at.popleft()
-            assert work.mark.id == number
-            assert heard + work.samples.tolist() == list(range(before))
+
+    def hear() -> bool:
+        """All there is; whether that was the end."""
+        while work := inbox.next(size + (0 if heard else tail)):
+            assert not work.full or len(work.samples) == size + (0 if heard else tail)
+            told = heard + work.samples.tolist()
+            assert told == list(range(len(told)))
+            if work.full or work.ends:
+                heard.extend(work.samples.tolist())
+            for mark in work.marks[: -1 if work.ends else None]:
+                number, before = flushed_at.popleft()
+                assert mark.id == number and len(told) >= before
+            if work.ends:
+                return True
+        return False
+
+    for number, action in enumerate(actions):
+        if action == "hear":
+            hear()
+            assert not flushed_at
+        elif isinstance(action, int):
+            came += action
+            ready = max(given, came - held_back)
+            inbox.push(numbers(given, ready - given), float(number))
+            given = ready
         else:
-            heard += work.samples.tolist()
-            break
-    assert heard == list(range(sent)) and not flushed_at
+            inbox.mark(Mark("flush", number, numbers(given, came - given)))
+            flushed_at.append((number, came))
+    inbox.push(numbers(given, came - given), 0.0)
+    inbox.mark(Mark("end"))
+    assert hear()
+    assert heard == list(range(came)) and not flushed_at
 
 
 # The session
@@ -138,7 +187,7 @@ class Device:
         for piece, one in zip(step.pieces, scores, strict=True):
             self.deadlines.append(piece.deadline)
             self.fresh.append(piece.fresh)
-            piece.future.set_result(Heard(one, late=False))
+            piece.future.set_result(ChunkScores(one, late=False))
         return len(step.pieces)
 
     @asynccontextmanager
@@ -185,6 +234,65 @@ async def test_a_session_hears_its_audio_on_the_grid_in_a_fresh_slot() -> None:
     assert device.fresh == [True, False, False]
     assert session.usage.steps == 2 and session.usage.audio_s == pytest.approx(len(wave) / 16_000)
     assert device.balanced.active == 0
+
+
+async def test_flushes_that_wait_take_one_step_with_a_chunks_deadline() -> None:
+    """One for every 20 ms of a chunk; had they a step each, a few such clients would take the device."""
+    device = Device()
+    wave = spoken("ABCDEFGH")[:CHUNK]
+    with device.streams.open("mha", "balanced") as session:
+        started = time.monotonic()
+        for number in range(32):
+            session.push(wave[320 * number : 320 * (number + 1)])
+            session.mark(Mark("flush", number))
+        session.mark(Mark("end"))
+        async with device.running():
+            events = await heard(session)
+    assert [event.id for event in events if isinstance(event, Flushed)] == list(range(32))
+    assert [list(step.values()) for step in device.model.steps] == [[CHUNK], [CHUNK]]
+    assert device.deadlines[0] - started == pytest.approx(0.64, abs=0.3)
+    assert session.usage.steps == 1
+
+
+async def test_a_flush_hears_what_the_resampler_holds_back_beyond_the_chunk() -> None:
+    device = Device()
+    wave = spoken("ABCDEFGHI")[: 36 * 320]  # a letter is four frames, a chunk eight letters
+    with device.streams.open("mha", "balanced") as session:
+        async with device.running():
+            session.push(wave[:10_000])
+            session.mark(Mark("flush", 1, wave[10_000:]))
+            events = session.events()
+            told = []
+            while not told or not isinstance(told[-1], Flushed):
+                told.append((await anext(events))[0])
+            session.push(wave[10_000:])
+            session.mark(Mark("end"))
+            *_, final = [event async for event, _ in events]
+    assert [event.text for event in told if isinstance(event, Partial)][-1] == "ABCDEFGHI"
+    assert isinstance(final, Final) and final.text == "ABCDEFGHI"
+    sizes = [next(iter(step.values())) for step in device.model.steps]
+    assert sizes == [FIRST, len(wave) - FIRST, len(wave) - FIRST]
+
+
+async def test_it_says_when_it_owes_nothing() -> None:
+    device, quiet = Device(), []
+    with device.streams.open("mha", "balanced") as session:
+        session.when_quiet = lambda: quiet.append(session.usage.steps)
+        session.push(np.zeros(FIRST + 5, np.float32))
+        listening = asyncio.ensure_future(heard(session))
+        while device.steps.due() == float("inf"):
+            await asyncio.sleep(0)
+        assert session.owes and not quiet
+        device.run()
+        while session.owes:
+            await asyncio.sleep(0)
+        assert quiet == [1]
+        session.mark(Mark("flush"))
+        assert session.owes
+        session.mark(Mark("end"))
+        async with device.running():
+            await listening
+        assert session.owes and quiet == [1]
 
 
 async def test_audio_that_came_faster_than_it_was_spoken_is_not_urgent() -> None:
@@ -239,7 +347,7 @@ async def test_a_slot_is_free_only_when_nothing_writes_into_it() -> None:
     assert device.balanced.active == 1
     with pytest.raises(Overloaded, match="stream_memory"), device.streams.open("mha", "balanced"):
         pass
-    step.pieces[0].future.set_result(Heard(np.zeros((0, 28), np.float32), late=False))
+    step.pieces[0].future.set_result(ChunkScores(np.zeros((0, 28), np.float32), late=False))
     assert device.balanced.active == 0
 
 

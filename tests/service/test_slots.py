@@ -1,6 +1,7 @@
 """What a budget of memory comes to in slots, and that none is lost or given twice."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -37,6 +38,50 @@ def test_a_real_models_caches_and_tables_stay_within_the_budget(folders: dict[st
         assert slots["mla", "balanced"].total > slots["mha", "balanced"].total
         assert slots["mla", "fast"].total > slots["mla", "balanced"].total
         assert slots["mha", "fast"].cache.left_context_frames == 250
+
+
+# Room for a step
+
+
+def seen(step_bytes: int) -> Callable[[Callable[[], None]], int]:
+    """What measures a step of any model, as one that takes so much for each of its eight streams."""
+
+    def measure(call: Callable[[], None]) -> int:
+        call()
+        return 8 * step_bytes
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    ("step_bytes", "max_streams", "streams"),
+    [(0, 256, 25), (1000, 256, 20), (1000, 4, 24), (100_000, 256, 0), (500, 1, 24)],
+)
+def test_the_largest_step_has_its_room_in_the_budget(step_bytes: int, max_streams: int, streams: int) -> None:
+    """Four lanes; one step runs at a time. A fake's stream takes 1000 bytes."""
+    models = {"mha": FakeTranscriber(), "mla": FakeTranscriber()}
+    slots = allocate(models, PROFILES, 100_000, None, max_streams=max_streams, measure=seen(step_bytes))
+    assert [one.total for one in slots.values()] == [streams] * (4 if streams else 0)
+    if streams:
+        assert 4 * streams * 1000 + min(streams, max_streams) * step_bytes <= 100_000
+
+
+@pytest.mark.parametrize(
+    ("total", "max_streams", "measured", "streams"),
+    [(9, 256, True, 9), (9, 6, True, 6), (9, 256, False, 4), (9, 3, False, 3), (2, 256, False, 2)],
+)
+def test_the_largest_step_is_made_before_the_first_client_where_it_can_be_measured(
+    total: int, max_streams: int, measured: bool, streams: int
+) -> None:
+    model = FakeTranscriber()
+    measure = seen(0) if measured else None
+    (slots,) = allocate(
+        {"mha": model}, PROFILES[:1], total * 1000, None, max_streams=max_streams, measure=measure
+    ).values()
+    model.steps.clear()
+    slots.warm_up(model)
+    assert model.steps == [dict.fromkeys(range(streams), 10_320)]
+    assert slots.active == 0 and set(slots.cache.resets) == set(range(streams))
 
 
 def test_slots_are_taken_once_and_come_back() -> None:

@@ -1,11 +1,14 @@
 """Streams on the device: in what company, beside what, and what happens when it fails."""
 
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
 
 from service.engine import ModelState
+from service.scheduler import GROW_STEPS
 from tests.fakes import FakeTranscriber, spoken
 from tests.service.conftest import WAIT_S, Served, serving, sound, wait_until
 from tests.service.live import at_rest, closed, connected, denied, live, stream_settings, streamed
@@ -27,17 +30,36 @@ def test_a_failing_step_is_told_without_its_reason_and_the_next_stream_is_well()
 
 
 def test_out_of_memory_makes_steps_smaller() -> None:
+    """Those of its profile, until some have gone well; the streams of the step that failed are told."""
+
     class Small(FakeTranscriber):
+        room = 2
+
         def step(self, cache: Any, slots: Any, chunks: Any, *, keep: bool = True) -> Any:
-            if any(len(chunk) == CHUNK + 80 and chunk.any() for chunk in chunks):
-                raise MemoryError
+            if len(slots) > self.room and any(chunk.any() for chunk in chunks):
+                torch.empty(2**60)
             return super().step(cache, slots, chunks, keep=keep)
 
-    with serving(stream_settings(), {"mha": Small()}) as served:
-        with live(served.url) as client:
-            client.play(spoken("ABCDEFGHIJKLM"))
-            assert client.error() == ("inference_failed", 1011)
+    model = Small()
+    # A chunk waits until all have one, or as many as a step takes.
+    options = stream_settings(stream_wait_ms=1000 * WAIT_S, stream_buffer_s=30.0)
+    with serving(options, {"mha": model}) as served:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(live(served.url)) for _ in range(4)]
+            for client in clients:
+                client.play(spoken("ABCDEFGH"))
+            assert [client.error() for client in clients] == [("inference_failed", 1011)] * 4
         assert served.metric("asr_out_of_memory_total", model="mha") == 1
+        wait_until(lambda: at_rest(served), "rest")
+        model.room = 4
+        model.steps.clear()
+        with ExitStack() as stack:
+            clients = [stack.enter_context(live(served.url)) for _ in range(4)]
+            for client in clients:
+                client.play(spoken("_" * 8 * 24))
+            wait_until(lambda: 4 in [len(step) for step in model.steps], "larger steps")
+        sizes = [len(step) for step in model.steps]
+        assert sizes[: 2 * GROW_STEPS] == [2] * GROW_STEPS + [3] * GROW_STEPS
         assert served.service.engine.ready
 
 

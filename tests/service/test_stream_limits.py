@@ -47,6 +47,20 @@ def test_silence_is_ended_after_what_was_heard() -> None:
         wait_until(lambda: at_rest(served), "rest")
 
 
+def test_a_client_that_waits_for_an_answer_is_not_idle() -> None:
+    model = FakeTranscriber()
+    with serving(stream_settings(stream_idle_s=1.0), {"mha": model}) as served, live(served.url) as client:
+        model.step_gate.clear()
+        client.play(spoken("ASKED"))
+        client.say("flush", id=1)
+        time.sleep(1.5)
+        model.step_gate.set()
+        client.until("flushed")
+        client.play(spoken(" AGAIN"))
+        client.finish()
+        assert client.text == "asked again"
+
+
 def test_keepalive_keeps_a_silent_stream_open() -> None:
     with serving(stream_settings(stream_idle_s=1.0), {"mha": FakeTranscriber()}) as served:
         with live(served.url) as client:

@@ -47,7 +47,7 @@ def test_a_profile_sets_how_much_is_heard_at_a_time(
     fake_server: Served, profile: str | None, latency_ms: int, first: str
 ) -> None:
     client = streamed(fake_server.url, spoken("ABCDEFGHIJKL"), profile=profile)
-    assert client.heard[0]["profile"] == profile or "balanced"
+    assert client.heard[0]["profile"] == (profile or "balanced")
     assert client.heard[0]["latency_ms"] == latency_ms
     assert client.partials[0] == first and client.text == "abcdefghijkl"
 

@@ -51,7 +51,7 @@ def test_parts_are_those_of_valid_frames_and_add_up() -> None:
 
 @pytest.mark.parametrize("trainable", ["attention", "all"])
 def test_a_student_like_its_teacher_has_nothing_to_learn_from_it(trainable: str) -> None:
-    """Batch norm too keeps to the teacher's statistics: with those of a small batch, training began three times as far off."""
+    """Batch norm too keeps to its statistics: with those of a small batch, training began three times as far off."""
     parts = distilled(tiny_model("mha"), tiny_model("mha"), trainable).train()(**batch(16_000, 7_000))
     assert abs(float(parts["kl"])) < 1e-5 and float(parts["mse"]) < 1e-8 < float(parts["ctc"])
 
