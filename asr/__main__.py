@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError, AssertionError, OSError) as error:  # torch asserts that CUDA is there
         return _complain(str(error), status=2)
     failed = 0
-    for file in tqdm(options.files, unit="file", disable=len(options.files) == 1):
+    for file in tqdm(options.files, unit="file", disable=len(options.files) == 1 or None):
         try:
             for name, transcript in _transcripts(file, models, decoding):
                 _give(options, file, name, transcript.in_case(options.case))

@@ -279,6 +279,10 @@ def _pad(waves: list[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]
 
 def _check(waves: Sequence[np.ndarray], chunk_frames: int | None, left_context_frames: int) -> None:
     for index, wave in enumerate(waves):
+        if not isinstance(wave, np.ndarray):
+            raise TypeError(
+                f"wave {index} is a {type(wave).__name__}; give a list of arrays, as asr.audio.read makes"
+            )
         if wave.ndim != 1:
             raise ValueError(f"wave {index} has shape {wave.shape}; one dimension is needed: mono at 16 kHz")
         if not np.isfinite(wave).all():

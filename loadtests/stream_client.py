@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import sys
 import time
@@ -169,7 +170,8 @@ async def run(options: argparse.Namespace) -> None:
     # No pings: while a server takes no more audio, it reads no pings either.
     server = re.sub("^http", "ws", options.url.rstrip("/")).removesuffix("/stream")
     address = f"{server}/stream?model={options.model}"
-    async with connect(address, compression=None, ping_interval=None) as socket:
+    key = {"Authorization": f"Bearer {options.key}"} if options.key else {}
+    async with connect(address, compression=None, ping_interval=None, additional_headers=key) as socket:
         client = Client(socket, start)
         async for message in client.talk(sound, options.piece_ms, options.realtime):
             printer.show(message)
@@ -191,6 +193,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--url", default="ws://localhost:8000", help="the server, ws: or http: (default: ws://localhost:8000)"
+    )
+    options.add_argument(
+        "--key", default=os.environ.get("MLA_ASR_KEY"), help="API key (default: $MLA_ASR_KEY)"
     )
     options.add_argument("--realtime", action="store_true", help="send no faster than it was spoken")
     options.add_argument(

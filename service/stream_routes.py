@@ -141,6 +141,11 @@ class Connection:
             raise Unavailable("the server is shutting down", code="draining")
         model = self._socket.query_params.get("model", "")
         model = self._service.settings.model_aliases.get(model, model)
+        if not model:
+            names = ", ".join(self._service.engine.states)
+            raise BadRequest(
+                f"no model in the address, as in /stream?model=NAME; choices: {names}", code="missing_option"
+            )
         self._service.check_model(model)
         if not self._service.engine.ready:
             raise Unavailable("the models are not ready yet; /health/ready says when")

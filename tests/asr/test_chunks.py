@@ -111,6 +111,8 @@ def test_bad_waves_are_named(tiny_folder) -> None:
     model = load(tiny_folder("mha"), device="cpu")
     with pytest.raises(ValueError, match="wave 1 has shape"):
         model.log_probs([noise(1_000), np.zeros((2, 1_000), np.float32)])
+    with pytest.raises(TypeError, match=r"wave 0 is a str; .* asr\.audio\.read"):
+        model.log_probs(["talk.flac"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="wave 0 holds NaN"):
         model.log_probs([np.full(1_000, np.nan, np.float32)])
 

@@ -14,9 +14,12 @@ from tests.service.conftest import Served, serving
 from tests.service.live import stream_settings
 
 
+KEY = "a-key-of-the-tests-own-client"
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
-    with serving(stream_settings(), {"mha": FakeTranscriber()}) as served:
+    with serving(stream_settings(api_keys=f"client:{KEY}"), {"mha": FakeTranscriber()}) as served:
         yield served
 
 
@@ -27,7 +30,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def command(server: Served, file: Path, *options: str) -> int:
-    return main([str(file), "--model", "mha", "--url", server.url.replace("http", "ws"), *options])
+    return main(
+        [str(file), "--model", "mha", "--url", server.url.replace("http", "ws"), "--key", KEY, *options]
+    )
 
 
 def test_it_prints_partials_and_finals(
@@ -80,6 +85,7 @@ def test_stereo_at_another_rate_is_mixed(tmp_path: Path) -> None:
     [
         (["--profile", "slow"], "profile_not_found: no profile 'slow'; choices: balanced, fast, long"),
         (["--model", "nobody"], "model_not_found"),
+        (["--key", "another"], "HTTP 401"),
         (["--url", "ftp://localhost:1"], "scheme"),
         (["--url", "ws://localhost:1"], "Connect"),
     ],
