@@ -62,7 +62,11 @@ def create_app(settings: Settings, loaders: Loaders | None = None) -> FastAPI:
     app.include_router(openai_routes.router)
     app.include_router(stream_routes.router)
     app.add_middleware(
-        Guard, keys=_keys(settings), metrics=app.state.service.metrics, open_metrics=settings.open_metrics
+        Guard,
+        keys=_keys(settings),
+        metrics=app.state.service.metrics,
+        open_metrics=settings.open_metrics,
+        origins=settings.cors_origins,
     )
     middleware.install(app, settings.cors_origins)
     return app

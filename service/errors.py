@@ -52,6 +52,13 @@ class Unauthorized(BadRequest):
         return {"WWW-Authenticate": f'Bearer realm="mla-asr"{reason}'}
 
 
+class Forbidden(BadRequest):
+    """A page of another site."""
+
+    status = 403
+    code = "origin_not_allowed"
+
+
 class NotFound(BadRequest):
     status = 404
     code = "not_found"

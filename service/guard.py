@@ -7,14 +7,16 @@ which cannot send that, as a subprotocol: `Sec-WebSocket-Protocol: mla-asr, bear
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from service import logs
-from service.errors import ApiError
+from service.errors import ApiError, Forbidden
 from service.keys import Keys
 from service.metrics import Metrics
 from service.middleware import error_response
@@ -31,13 +33,25 @@ DENIAL = "websocket.http.response"
 
 
 class Guard:
-    """The door. With `open_metrics` /metrics is open, too."""
+    """The door. With `open_metrics` /metrics is open, too; pages of `origins` may open WebSockets, as ours may."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics, *, open_metrics: bool = False) -> None:
-        self._app, self._keys, self._metrics = app, keys, metrics
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys,
+        metrics: Metrics,
+        *,
+        open_metrics: bool = False,
+        origins: Collection[str] = (),
+    ) -> None:
+        self._app, self._keys, self._metrics, self._origins = app, keys, metrics, origins
         self._open = OPEN | ({"/metrics"} if open_metrics else set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and from_elsewhere(scope, self._origins):
+            error = Forbidden("a page of another site asks; cors_origins names the sites that may")
+            await _refuse(error, scope, receive, send)
+            return
         guarded = scope["type"] in ("http", "websocket") and scope["path"] not in self._open
         if not (guarded and self._keys.on):
             await self._app(scope, receive, send)
@@ -61,6 +75,15 @@ def given_key(scope: Scope) -> str | None:
         return key.strip()
     offered = (name for name in scope.get("subprotocols", ()) if name.startswith(BEARER))
     return next((name.removeprefix(BEARER) for name in offered), None)
+
+
+def from_elsewhere(scope: Scope, allowed: Collection[str]) -> bool:
+    """Whether a page of another host, and of no allowed origin, opens this WebSocket: CORS does not cover those."""
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    if not origin or "*" in allowed or origin in allowed:
+        return False
+    return urlsplit(origin).hostname != urlsplit(f"//{headers.get('host', '')}").hostname
 
 
 def subprotocol(socket: WebSocket) -> str | None:

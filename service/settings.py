@@ -114,10 +114,9 @@ class Settings(BaseSettings):
 
     stream_memory: str = Field(
         "512MiB",
-        description="memory for the caches of live streams, and on a GPU for their largest step, taken at the start and shared "
-        "out equally to every model "
-        "and profile: bytes, such as 2GiB, or a share of what is free on the device then, such as 0.5; 0 for no "
-        "live streams",
+        description="memory for the caches of live streams, and on a GPU for their largest step, taken at the start "
+        "and shared out equally to every model and profile: bytes, such as 2GiB, or a share of what is free on the "
+        "device then, such as 0.5; 0 for no live streams",
     )
     stream_profiles: Annotated[dict[str, str], NoDecode] = Field(
         {"balanced": "640/10", "fast": "320/5", "long": "640/30"},

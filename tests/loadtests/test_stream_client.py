@@ -13,7 +13,6 @@ from tests.fakes import FakeTranscriber, spoken
 from tests.service.conftest import Served, serving
 from tests.service.live import stream_settings
 
-
 KEY = "a-key-of-the-tests-own-client"
 
 

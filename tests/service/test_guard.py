@@ -151,6 +151,25 @@ def test_a_page_that_has_a_key_may_use_a_server_without_keys(fake_server: Served
         assert socket.subprotocol == "mla-asr"
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://127.0.0.1:3000", 101),
+        (ORIGIN, 101),
+    ],
+)
+def test_pages_of_other_sites_open_no_streams(guarded: Served, origin: str, status: int) -> None:
+    headers = {"Origin": origin} | bearer(BOB)
+    try:
+        with connect(address(guarded), additional_headers=headers):
+            assert status == 101
+    except InvalidStatus as refused:
+        assert refused.response.status_code == status
+        assert b"origin_not_allowed" in (refused.response.body or b"")
+
+
 # How much at a time
 
 
