@@ -99,7 +99,8 @@ def _formatted(kind: str, file: Path, name: str, transcript: Transcript) -> str:
         return json.dumps(_as_dict(file, name, transcript), ensure_ascii=False)
     if kind == "text":
         return transcript.text
-    return subtitles.srt(transcript.words) if kind == "srt" else subtitles.vtt(transcript.words)
+    written = subtitles.srt if kind == "srt" else subtitles.vtt
+    return written(transcript.words, transcript.duration_s)
 
 
 def _as_dict(file: Path, name: str, transcript: Transcript) -> dict[str, object]:

@@ -24,6 +24,10 @@ MAX_CHANNELS = 8
 # Float files may hold sound at any scale (the model normalises), but the squares of samples must stay finite.
 MAX_PEAK = 2.0**31
 BLOCK_FRAMES = 16_384
+# A silent FLAC of kilobytes can ask for gigabytes of samples. Of a limited duration as many are decoded as stereo at
+# 48 kHz has: at higher rates, or with more channels, the limit is shorter, but never less than FULL_RATE_S.
+COMMON_SAMPLES_PER_S = 2 * 48_000
+FULL_RATE_S = 60.0
 
 PYAV_CONTAINERS = {"mov": "m4a/mp4", "matroska": "webm/mkv"}
 
@@ -48,7 +52,8 @@ def read(source: str | Path | bytes | BinaryIO, *, max_duration_s: float | None 
 
     Args:
         source: a path, the bytes of a file, or a file opened for reading in binary mode.
-        max_duration_s: the longest sound to accept, checked while decoding; None for no limit.
+        max_duration_s: the longest sound to accept, checked while decoding; None for no limit. Less is accepted
+            where rate x channels is over 96 000 samples a second: as many samples, or a minute.
 
     Returns:
         float32 [samples], mono (the mean of the channels), 16 kHz, finite, at least one sample.
@@ -108,8 +113,7 @@ def _join(blocks: Iterator[Block], max_duration_s: float | None) -> np.ndarray:
         if block_rate != rate:
             raise AudioError("unsupported", f"the sample rate changes from {rate} to {block_rate} Hz")
         frames += len(block)
-        if max_duration_s is not None and frames > max_duration_s * rate:
-            raise AudioError("too_long", f"longer than the limit of {max_duration_s:g} s")
+        _check_duration(frames / rate, rate * block.shape[1], max_duration_s)
         waves.append(resampler.resample_chunk(_mono(block)))
     if resampler is not None:
         waves.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
@@ -126,6 +130,16 @@ def _check_format(rate: int, channels: int) -> None:
         )
     if not 1 <= channels <= MAX_CHANNELS:
         raise AudioError("unsupported", f"{channels} channels; 1 to {MAX_CHANNELS} are accepted")
+
+
+def _check_duration(duration_s: float, samples_per_s: int, max_duration_s: float | None) -> None:
+    if max_duration_s is None:
+        return
+    limit_s = min(max_duration_s, max(FULL_RATE_S, max_duration_s * COMMON_SAMPLES_PER_S / samples_per_s))
+    if duration_s > limit_s:
+        why = f" for {samples_per_s} samples a second (rate x channels), of {max_duration_s:g} s for common rates"
+        shown = why if limit_s < max_duration_s else ""
+        raise AudioError("too_long", f"longer than the limit of {limit_s:g} s{shown}")
 
 
 def _mono(block: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,35 +36,35 @@ class Cue:
         return " ".join(self.lines)
 
 
-def cues(words: Sequence[Word]) -> list[Cue]:
+def cues(words: Sequence[Word], duration_s: float = math.inf) -> list[Cue]:
     """Group words, in their order, into cues.
 
     A cue has at most two lines of 42 characters (a longer word keeps a line to itself) and lasts at most 7 s. Speech
     is cut at every pause of 0.8 s, and what is still too long at its longest gap near the middle. Two lines are about
     as long, or broken at a pause. A cue stays a moment after its last word, at least a second in all and as long as
-    20 characters a second take to read, where the next cue leaves room for that.
+    20 characters a second take to read, where the next cue and the sound's end, at `duration_s`, leave room for that.
     """
     groups = [part for phrase in _phrases(words) for part in _split(phrase)]
-    followers = [*groups[1:], None]
-    return [_cue(group, follower) for group, follower in zip(groups, followers, strict=False)]
+    ends_s = [*(group[0].start for group in groups[1:]), duration_s]
+    return [_cue(group, end_s) for group, end_s in zip(groups, ends_s, strict=False)]
 
 
-def srt(words: Sequence[Word]) -> str:
+def srt(words: Sequence[Word], duration_s: float = math.inf) -> str:
     """Return a SubRip document; empty when there are no words."""
     blocks = (
         f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n" + "\n".join(cue.lines) + "\n"
-        for number, cue in enumerate(cues(words), start=1)
+        for number, cue in enumerate(cues(words, duration_s), start=1)
     )
     return "\n".join(blocks)
 
 
-def vtt(words: Sequence[Word]) -> str:
+def vtt(words: Sequence[Word], duration_s: float = math.inf) -> str:
     """Return a WebVTT document; only its header when there are no words."""
     blocks = (
         f"\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n"
         + html.escape("\n".join(cue.lines), quote=False)
         + "\n"
-        for cue in cues(words)
+        for cue in cues(words, duration_s)
     )
     return "WEBVTT\n" + "".join(blocks)
 
@@ -116,11 +117,11 @@ def _text(words: list[Word]) -> str:
     return " ".join(word.word for word in words)
 
 
-def _cue(words: list[Word], follower: list[Word] | None) -> Cue:
+def _cue(words: list[Word], latest_s: float) -> Cue:
     start = words[0].start
     read_s = max(MIN_CUE_S, len(_text(words)) / READ_CHARACTERS_PER_S)
     wished = min(max(words[-1].end + LINGER_S, start + read_s), start + MAX_CUE_S)
-    return Cue(start, min(wished, follower[0].start) if follower else wished, _lines(words), words)
+    return Cue(start, min(wished, latest_s), _lines(words), words)
 
 
 def _clock(seconds: float, decimal_mark: str) -> str:

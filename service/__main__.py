@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service import logs
+from service import connections, logs
 from service.app import create_app
 from service.settings import Settings
 from service.transcription import Transcription
 
 log = logging.getLogger("service")
+
+LAST_WORDS_S = 0.5  # of a drain that runs out: what is left is told so before it is cut off
 
 
 class DrainingServer(uvicorn.Server):
@@ -56,6 +61,12 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        wait_s = (self.config.timeout_graceful_shutdown or 0) - LAST_WORDS_S
+        cut = asyncio.get_running_loop().call_later(wait_s, self._service.cut)
+        await super().shutdown(sockets)
+        cut.cancel()
+
 
 def main(argv: list[str]) -> int:
     """Run the server; the exit status."""
@@ -83,6 +94,9 @@ def server_config(app: object, settings: Settings) -> uvicorn.Config:
         app,  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
+        http=partial(  # type: ignore[arg-type]
+            connections.Connection, most=settings.max_connections or connections.default_limit()
+        ),
         log_config=None,
         access_log=False,  # `middleware` has a line for each request
         server_header=False,

@@ -18,9 +18,14 @@ def render(options: TranscribeOptions, answer: Answer, language: str) -> Respons
     if options.response_format == "text":
         return PlainTextResponse(transcript.text + "\n")
     if options.response_format == "srt":
-        return Response(subtitles.srt(transcript.words), media_type="application/x-subrip; charset=utf-8")
+        return Response(
+            subtitles.srt(transcript.words, transcript.duration_s),
+            media_type="application/x-subrip; charset=utf-8",
+        )
     if options.response_format == "vtt":
-        return Response(subtitles.vtt(transcript.words), media_type="text/vtt; charset=utf-8")
+        return Response(
+            subtitles.vtt(transcript.words, transcript.duration_s), media_type="text/vtt; charset=utf-8"
+        )
     return JSONResponse(_json(options, answer, transcript, language))
 
 
@@ -47,5 +52,5 @@ def _json(
 
 
 def _segments(transcript: Transcript) -> list[Segment]:
-    cues = subtitles.cues(transcript.words)
+    cues = subtitles.cues(transcript.words, transcript.duration_s)
     return [Segment(id=i, start=cue.start, end=cue.end, text=cue.text) for i, cue in enumerate(cues)]

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import resource
 import signal
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 Task = tuple[Path, Path, float]  # source, target, max_audio_s
 Refusal = tuple[str, str]  # code, message for the client
 RETRY_S = 1.0
+START_S = 60.0
 NO_SPACE = "no_disk_space"
 NO_MEMORY = "decode_memory"
 
@@ -72,8 +74,10 @@ class DecodePool:
             worker.process.join()
             worker.connection.close()
 
-    async def decode(self, source: Path, target: Path, *, max_audio_s: float) -> np.ndarray:
-        """Decode the file `source`.
+    async def decode(
+        self, source: Path, target: Path, *, max_audio_s: float, admit: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
+        """Decode the file `source`, unless `admit` raises when its turn has come.
 
         Returns:
             float32 [samples], mono at 16 kHz, mapped from `target` (which may be unlinked while it is in use).
@@ -82,12 +86,18 @@ class DecodePool:
             BadRequest, TooLarge: the upload is no audio, empty, unsupported, longer than `max_audio_s`, or needs
                 more memory than the pool's `memory_bytes`.
             DeadlineExceeded: it took longer than the pool's `timeout_s`.
+            Unavailable: the process was killed from outside, or there is no room on the disk.
         """
         worker = await self._live_worker()
         try:
+            admit()
+        except ApiError:
+            self._idle.put_nowait(worker)
+            raise
+        try:
             async with asyncio.timeout(self._timeout_s):
                 refusal = await self._loop.run_in_executor(
-                    self._threads, _ask, worker.connection, (source, target, max_audio_s)
+                    self._threads, _ask, worker, (source, target, max_audio_s)
                 )
         except BaseException as error:
             self._replace(worker)
@@ -121,6 +131,10 @@ class DecodePool:
         )
         process.start()
         theirs.close()
+        if not ours.poll(START_S):
+            process.kill()
+            raise TimeoutError(f"nothing heard of it in {START_S:g} s")
+        ours.recv()  # its greeting; EOFError where it died before it
         return _Worker(process, ours)
 
     def _started(self, future: Future[_Worker]) -> None:
@@ -139,9 +153,17 @@ class DecodePool:
             self._loop.call_soon_threadsafe(self._idle.put_nowait, worker)
 
 
-def _ask(connection: Connection, task: Task) -> Refusal | None:
-    connection.send(task)
-    refusal: Refusal | None = connection.recv()
+class _Died(Exception):
+    """A worker ended over an upload, with this exit code: negative for a signal."""
+
+
+def _ask(worker: _Worker, task: Task) -> Refusal | None:
+    try:
+        worker.connection.send(task)
+        refusal: Refusal | None = worker.connection.recv()
+    except (EOFError, OSError):
+        worker.process.join(RETRY_S)
+        raise _Died(worker.process.exitcode) from None
     return refusal
 
 
@@ -150,8 +172,11 @@ def _error_of(error: BaseException, timeout_s: float) -> BaseException:
         return DeadlineExceeded(
             f"decoding took longer than {timeout_s:g} s (decode_timeout_s)", code="decode_timeout"
         )
-    if isinstance(error, EOFError | OSError):
-        log.error("a decoding process died over an upload")
+    if isinstance(error, _Died):
+        (exit_code,) = error.args
+        log.error("a decoding process died over an upload, with exit code %s", exit_code)
+        if exit_code == -signal.SIGKILL:  # the kernel's, where memory runs out: no fault of this file's
+            return Unavailable("the server lost the process that decoded the audio", code="decoder_lost")
         return BadRequest("the audio could not be decoded", code="not_audio", param="file")
     return error
 
@@ -177,6 +202,7 @@ def _work(connection: Connection, memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _limit_memory(memory_bytes)
+    connection.send(None)
     while True:
         try:
             task: Task = connection.recv()

@@ -87,7 +87,10 @@ def _words(words: Sequence[Word]) -> list[OpenAIWord]:
 
 
 def _segments(transcript: Transcript) -> list[OpenAISegment]:
-    return [_segment(number, cue) for number, cue in enumerate(subtitles.cues(transcript.words))]
+    return [
+        _segment(number, cue)
+        for number, cue in enumerate(subtitles.cues(transcript.words, transcript.duration_s))
+    ]
 
 
 def _segment(number: int, cue: subtitles.Cue) -> OpenAISegment:

@@ -22,15 +22,27 @@ from service.errors import ApiError, BadRequest
 from service.hearing import Told
 from service.middleware import error_body
 from service.openai_answers import LANGUAGE_NAMES, Deltas, event
-from service.routes import card, form_docs, service_of
-from service.schemas import ErrorAnswer, OpenAIOptions, OpenAIVerbose, TextDelta, TextDone
+from service.routes import answer_docs, card, form_docs, service_of
+from service.schemas import (
+    Items,
+    OpenAIOptions,
+    OpenAITranscription,
+    OpenAIVerbose,
+    TextDelta,
+    TextDone,
+    parse_options,
+)
 from service.timing import Phases
-from service.transcription import Items, parse_options
+from service.uploads import FormLimits
 
 log = logging.getLogger(__name__)
 
 ROUTE = "/v1/audio/transcriptions"
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+# What is ignored may still be large: references of how speakers sound, in base64.
+FORM = FormLimits(200, 4 * 2**20)
+STRUCTURED = {"chunking_strategy", "include", "keywords", "known_speaker_names", "known_speaker_references"}
+STRUCTURED |= {"languages", "timestamp_granularities"}
 router = APIRouter()
 
 Window = Any  # scores [frames, vocabulary]
@@ -38,8 +50,8 @@ Window = Any  # scores [frames, vocabulary]
 
 @router.post(
     ROUTE,
-    response_model=OpenAIVerbose,
-    responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
+    response_model=OpenAIVerbose | OpenAITranscription,
+    responses=answer_docs("text/event-stream"),
     openapi_extra=form_docs(OpenAIOptions),
 )
 async def transcriptions(request: Request) -> Response:
@@ -83,7 +95,7 @@ class _Call:
 
     async def _run(self) -> tuple[OpenAIOptions, Answer, Phases]:
         with self._service.metrics.request(ROUTE) as record:
-            return await self._service.run(self._request, record, _parse, self._accept)
+            return await self._service.run(self._request, record, _parse, self._accept, FORM)
 
     def _accept(self, options: OpenAIOptions) -> Told | None:
         self.options, self.language = options, card(self._request, options.model).language
@@ -122,7 +134,12 @@ class _Call:
 
 def _parse(items: Items) -> OpenAIOptions:
     """Clients write lists and objects as `include[]` and `chunking_strategy[type]`."""
-    return parse_options([(name.partition("[")[0], value) for name, value in items], OpenAIOptions)
+    return parse_options([(_unbracketed(name), value) for name, value in items], OpenAIOptions)
+
+
+def _unbracketed(name: str) -> str:
+    plain = name.partition("[")[0]
+    return plain if plain in STRUCTURED else name
 
 
 def _check(options: OpenAIOptions, language: str) -> None:

@@ -20,11 +20,12 @@ from service.schemas import (
     ModelList,
     ProfileCard,
     TranscribeOptions,
+    parse_options,
 )
 from service.schemas import (
     Transcription as TranscriptionAnswer,
 )
-from service.transcription import Transcription, parse_options
+from service.transcription import Transcription
 
 PAGE = Path(__file__).parent / "static" / "index.html"
 router = APIRouter()
@@ -43,10 +44,17 @@ def form_docs(options_kind: type[TranscribeOptions]) -> dict[str, Any]:
     }
 
 
+def answer_docs(*further: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI of what a route answers beside JSON: subtitles, text, `further` types, and errors."""
+    kinds = ("text/plain", "application/x-subrip", "text/vtt", *further)
+    texts = {kind: {"schema": {"type": "string"}} for kind in kinds}
+    return {200: {"content": texts}, "4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
+
+
 @router.post(
     "/transcribe",
     response_model=TranscriptionAnswer,
-    responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
+    responses=answer_docs(),
     openapi_extra=form_docs(TranscribeOptions),
 )
 async def transcribe(request: Request) -> Response:
@@ -81,6 +89,7 @@ async def model(request: Request, name: str) -> ModelCard:
     return _full_card(request, name)
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", response_model=None)
 async def live(request: Request) -> Response:
     """200 while the engine shows signs of life; else this process should be restarted."""
@@ -93,6 +102,8 @@ async def live(request: Request) -> Response:
     return JSONResponse(body, 200 if alive else 503)
 
 
+@router.head("/health", include_in_schema=False)
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health", response_model=Health)
 @router.get("/health/ready", response_model=Health)
 async def ready(request: Request) -> Response:

@@ -1,12 +1,14 @@
-"""The shapes of requests and answers. Pydantic only."""
+"""The shapes of requests and answers, and options made of what came."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
+from service.errors import BadRequest
 
 ResponseFormat = Literal["json", "verbose_json", "text", "srt", "vtt"]
 Granularity = Literal["word", "segment"]
@@ -97,7 +99,8 @@ class OpenAIOptions(TranscribeOptions):
     def ignored(self) -> list[str]:
         """The options given that change nothing."""
         fields = type(self).model_fields
-        return sorted(n for n in self.model_fields_set if n == "language" or fields[n].description == IGNORED)
+        idle = ["language", *["timestamp_granularities"] * (self.response_format != "verbose_json")]
+        return sorted(n for n in self.model_fields_set if n in idle or fields[n].description == IGNORED)
 
 
 class Word(BaseModel):
@@ -261,3 +264,35 @@ class Health(BaseModel):
 
     status: Literal["ok", "starting", "draining", "failed"]
     models: dict[str, ModelHealth]
+
+
+Items = list[tuple[str, str]]
+Options = TypeVar("Options", bound=TranscribeOptions)
+
+
+def parse_options(items: Items, kind: type[Options]) -> Options:
+    """Parse options given as pairs; of an option given twice the last counts, but granularities add up.
+
+    Raises:
+        BadRequest: naming the option, what was given, and the choices.
+    """
+    given: dict[str, Any] = {}
+    for name, value in items:
+        if name.removesuffix("[]") == "timestamp_granularities":
+            given.setdefault("timestamp_granularities[]", []).append(value)
+        else:
+            given[name] = value
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise _bad_option(error, kind) from None
+
+
+def _bad_option(error: ValidationError, kind: type[TranscribeOptions]) -> BadRequest:
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0])[:100]
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(f.alias or n for n, f in kind.model_fields.items())
+        return BadRequest(f"no option {name!r}; choices: {known}", code="unknown_option", param=name)
+    reason = f"{name} is {str(first['input'])[:100]!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return BadRequest(reason, code="invalid_option", param=name)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from asr import ngram
 from service import keys, spelling
 
 MIB = 2**20
@@ -69,9 +70,7 @@ class Settings(BaseSettings):
     max_timeout_s: float = Field(
         3900.0, gt=0, description="longest time for a request, upload included, whatever its timeout_s"
     )
-    upload_timeout_s: float = Field(
-        600.0, gt=0, description="longest time for the upload of a request without timeout_s"
-    )
+    upload_timeout_s: float = Field(600.0, gt=0, description="longest time for an upload (408 above)")
     base_timeout_s: float = Field(
         120.0,
         gt=0,
@@ -97,6 +96,9 @@ class Settings(BaseSettings):
         description="word n-gram that decoding=beam goes by: bundled, none, or an ARPA file, plain or gzip-compressed",
     )
     max_requests: int = Field(256, ge=1, description="requests in work at once (429 above)")
+    max_connections: int | None = Field(
+        None, ge=1, description="connections at once (503 above); else half the files it may open"
+    )
 
     max_batch_frames: int = Field(
         6_000, ge=1, description="longest clip x number of clips in a batch, in 20 ms frames"
@@ -214,8 +216,11 @@ class Settings(BaseSettings):
     @field_validator("search_lm")
     @classmethod
     def _readable(cls, value: str | Path) -> str | Path:
-        if isinstance(value, Path) and not value.is_file():
-            raise ValueError(f"no file {value}; choices: bundled, none, an ARPA file")
+        if isinstance(value, Path):
+            try:
+                ngram.read(value)  # it is kept for the searches
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{error}; choices: bundled, none, an ARPA file") from None
         return value
 
     @field_validator("stream_memory", mode="before")
@@ -277,15 +282,12 @@ class Settings(BaseSettings):
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _origins(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, value: list[str]) -> list[str]:
+        if isinstance(value, str):
+            value = (
+                json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
+            )
         for origin in value:
-            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", str(origin)):
                 raise ValueError(f"{origin!r} is no origin, such as https://example.org, nor *")
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
 
 from asr import Transcript
 from asr.audio import SAMPLE_RATE
@@ -19,18 +19,29 @@ from service import logs, spool, uploads
 from service.batcher import Batcher
 from service.decoding import DecodePool
 from service.engine import Answer, Engine
-from service.errors import BadRequest, ClientGone, DeadlineExceeded, NotFound, Overloaded, Unavailable
+from service.errors import (
+    ApiError,
+    BadRequest,
+    ClientGone,
+    DeadlineExceeded,
+    NotFound,
+    Overloaded,
+    SlowUpload,
+    Unavailable,
+)
 from service.hearing import Clip, Told, hear
 from service.metrics import Metrics, RequestRecord
-from service.schemas import TranscribeOptions, phrases
+from service.schemas import Items, TranscribeOptions, phrases
 from service.searches import Searches
 from service.settings import Settings
 from service.streams import Streams
 from service.timing import Limit, Phases
+from service.uploads import FormLimits
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Options = TypeVar("Options", bound=TranscribeOptions)
-Items = list[tuple[str, str]]
 Accept = Callable[[Options], Told | None]
 
 
@@ -47,12 +58,24 @@ class Transcription:
     searches: Searches = field(default_factory=Searches)
     spool: Path | None = None
     draining: bool = False
-    in_work: int = 0
+    _in_work: set[asyncio.Task[Any]] = field(default_factory=set)
+    _is_cut: bool = False
 
     @property
     def ready(self) -> bool:
         """Whether a request can be served now by at least one model."""
         return self.engine.ready and self.decoder.ready and not self.draining
+
+    @property
+    def in_work(self) -> int:
+        return len(self._in_work)
+
+    def cut(self) -> None:
+        """Refuse what is still in work, as the time to shut down is over."""
+        self._is_cut = True
+        log.warning("%d requests are cut off: they did not end in time (drain_timeout_s)", self.in_work)
+        for task in self._in_work:
+            task.cancel()
 
     async def run(
         self,
@@ -60,6 +83,7 @@ class Transcription:
         record: RequestRecord,
         parse: Callable[[Items], Options],
         accept: Accept[Options] | None = None,
+        form: FormLimits = uploads.FEW,
     ) -> tuple[Options, Answer, Phases]:
         """Transcribe the audio of `request`; raises an ApiError for whatever stands in the way.
 
@@ -68,11 +92,12 @@ class Transcription:
             record: told which model it is.
             parse: makes the options of the names and values that came.
             accept: shown them when they are complete; returns whom to tell of a long clip's windows, if anyone.
+            form: how much may be in the form beside the audio.
         """
         self._name_model(request.query_params.get("model", ""), record)
         with self._admitted():
             async with self._folder() as folder:
-                return await self._run(request, record, folder, parse, accept)
+                return await self._run(request, record, folder, parse, accept, form)
 
     @asynccontextmanager
     async def _folder(self) -> AsyncIterator[Path]:
@@ -98,6 +123,7 @@ class Transcription:
         folder: Path,
         parse: Callable[[Items], Options],
         accept: Accept[Options] | None,
+        form: FormLimits,
     ) -> tuple[Options, Answer, Phases]:
         phases, limit = Phases(), Limit()
         query = request.query_params.multi_items()
@@ -105,9 +131,9 @@ class Transcription:
         options = self._options(parse(query), record, in_form=in_form)
         try:
             async with limit.timer:
-                limit.set(options.timeout_s, self.settings.upload_timeout_s, "upload_timeout_s")
+                limit.set(self._hurry_s(options), self.settings.upload_timeout_s, "upload_timeout_s")
                 with phases.time("upload"):
-                    fields = await self._receive(request, folder / "upload")
+                    fields = await self._receive(request, folder / "upload", form)
                 options = self._options(parse(query + fields), record)
                 told = accept(options) if accept else None
                 if told and options.decoding == "beam":
@@ -122,7 +148,7 @@ class Transcription:
                 phases.seconds["total"] = limit.passed_s()
                 return options, answer, phases
         except TimeoutError:
-            raise DeadlineExceeded(f"not done within {limit.text}", param="timeout_s") from None
+            raise _late(limit) from None
         finally:
             logs.note(**{f"{name}_s": round(seconds, 4) for name, seconds in phases.seconds.items()})
 
@@ -138,15 +164,23 @@ class Transcription:
                 f"{self.in_work} requests are in work, the limit (max_requests)", code="too_many_requests"
             )
         self.batcher.check_open()
-        self.in_work += 1
+        task = asyncio.current_task()
+        assert task
+        self._in_work.add(task)
         try:
             yield
+        except asyncio.CancelledError:
+            if not self._is_cut:
+                raise
+            task.uncancel()
+            raise Unavailable("the server shuts down before the work is done", code="draining") from None
         finally:
-            self.in_work -= 1
+            self._in_work.discard(task)
 
-    async def _receive(self, request: Request, target: Path) -> Items:
+    async def _receive(self, request: Request, target: Path, form: FormLimits) -> Items:
+        limits = self.settings
         return await uploads.receive(
-            request, target, max_bytes=self.settings.max_upload_bytes, idle_s=self.settings.upload_idle_s
+            request, target, max_bytes=limits.max_upload_bytes, idle_s=limits.upload_idle_s, form=form
         )
 
     def _options(self, options: Options, record: RequestRecord, *, in_form: bool = False) -> Options:
@@ -178,7 +212,11 @@ class Transcription:
 
     def no_model(self, name: str) -> NotFound:
         names = ", ".join([*self.engine.states, *self.settings.model_aliases])
-        return NotFound(f"no model {name[:100]!r}; choices: {names}", code="model_not_found", param="model")
+        return NotFound(
+            f"no model {name[:100]!r}; choices: {names}; --model-aliases sets further names for them",
+            code="model_not_found",
+            param="model",
+        )
 
     async def _work(
         self, folder: Path, options: TranscribeOptions, told: Told | None, limit: Limit, phases: Phases
@@ -189,7 +227,10 @@ class Transcription:
             search = self.searches.decoder(model, phrases(options.hot_words))
         with phases.time("decode"):
             wave = await self.decoder.decode(
-                folder / "upload", folder / "wave.npy", max_audio_s=self.settings.max_audio_s
+                folder / "upload",
+                folder / "wave.npy",
+                max_audio_s=self.settings.max_audio_s,
+                admit=self.batcher.check_open,
             )
         self.metrics.decode_duration.observe(phases.seconds["decode"])
         audio_s = len(wave) / SAMPLE_RATE
@@ -206,6 +247,11 @@ class Transcription:
             logs.note(text=answer.transcript.text)
         return answer
 
+    def _hurry_s(self, options: TranscribeOptions) -> float | None:
+        """The client's time, where the upload has not even its own."""
+        wanted_s = options.timeout_s
+        return wanted_s if wanted_s and wanted_s < self.settings.upload_timeout_s else None
+
     def _due(self, passed_s: float, audio_s: float) -> tuple[float, str]:
         """When a request whose client sets no time is due, its clip just decoded; and which settings say so."""
         limits = self.settings
@@ -215,32 +261,11 @@ class Transcription:
         return due_s, "base_timeout_s, timeout_per_audio_s"
 
 
-def parse_options(items: Items, kind: type[Options]) -> Options:
-    """Parse options given as pairs; of an option given twice the last counts, but granularities add up.
-
-    Raises:
-        BadRequest: naming the option, what was given, and the choices.
-    """
-    given: dict[str, Any] = {}
-    for name, value in items:
-        if name.removesuffix("[]") == "timestamp_granularities":
-            given.setdefault("timestamp_granularities[]", []).append(value)
-        else:
-            given[name] = value
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        raise _bad_option(error, kind) from None
-
-
-def _bad_option(error: ValidationError, kind: type[TranscribeOptions]) -> BadRequest:
-    first = error.errors(include_url=False, include_context=False)[0]
-    name = str(first["loc"][0])[:100]
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(f.alias or n for n, f in kind.model_fields.items())
-        return BadRequest(f"no option {name!r}; choices: {known}", code="unknown_option", param=name)
-    reason = f"{name} is {str(first['input'])[:100]!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    return BadRequest(reason, code="invalid_option", param=name)
+def _late(limit: Limit) -> ApiError:
+    """Whose fault it is depends on which time ran out."""
+    if "upload_timeout_s" in limit.text:
+        return SlowUpload(f"the upload was not done within {limit.text}")
+    return DeadlineExceeded(f"not done within {limit.text}", param="timeout_s")
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
@@ -22,18 +24,30 @@ log = logging.getLogger(__name__)
 
 MULTIPART = "multipart/form-data"
 RAW_TYPES = ("application/octet-stream", "application/ogg")
-MAX_FIELDS = 20
-MAX_FIELD_BYTES = 64 * 1024
 WRITE_BYTES = 2**20
+SLOWEST_BYTES_PER_S = 1024  # speech for telephones, which is the slowest that anyone sends as it is spoken
 
 
-async def receive(request: Request, target: Path, *, max_bytes: int, idle_s: float) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class FormLimits:
+    """How many fields a form may have beside the file, and what they may take together."""
+
+    fields: int
+    fields_bytes: int
+
+
+FEW = FormLimits(20, 64 * 1024)
+
+
+async def receive(
+    request: Request, target: Path, *, max_bytes: int, idle_s: float, form: FormLimits = FEW
+) -> list[tuple[str, str]]:
     """Write the audio of `request` to `target` and return the form's other fields.
 
     Raises:
         BadRequest: no audio in it, or not the form it should be.
         TooLarge: over `max_bytes`; known from its header, or as soon as that many have come.
-        SlowUpload: nothing came for `idle_s`.
+        SlowUpload: nothing came for `idle_s`, or after that time too little for it.
         ClientGone: the client left.
     """
     check_length(request, max_bytes)
@@ -41,7 +55,7 @@ async def receive(request: Request, target: Path, *, max_bytes: int, idle_s: flo
     with _named_errors():
         counted = _counted(request, max_bytes, idle_s)
         if kind == MULTIPART:
-            return await _receive_form(counted, target)
+            return await _receive_form(counted, target, form)
         if not (kind.startswith(("audio/", "video/")) or kind in RAW_TYPES):
             raise BadRequest(
                 "send the audio as the multipart field 'file', or as the raw body with an audio content type such "
@@ -65,7 +79,7 @@ def check_length(request: Request, max_bytes: int) -> None:
 
 def _counted(request: Request, max_bytes: int, idle_s: float) -> Request:
     """The same request, with its body limited in size and in pauses."""
-    received_bytes = 0
+    received_bytes, started = 0, time.monotonic()
 
     async def receive_counted() -> Message:
         nonlocal received_bytes
@@ -77,6 +91,11 @@ def _counted(request: Request, max_bytes: int, idle_s: float) -> Request:
         received_bytes += len(message.get("body", b""))
         if received_bytes > max_bytes:
             raise _too_large(max_bytes)
+        passed_s = time.monotonic() - started
+        if passed_s > idle_s and message.get("more_body") and received_bytes < SLOWEST_BYTES_PER_S * passed_s:
+            raise SlowUpload(
+                f"{received_bytes} bytes in {passed_s:.1f} s; uploads must have {SLOWEST_BYTES_PER_S} bytes a second"
+            )
         return message
 
     return Request(request.scope, receive_counted)
@@ -93,11 +112,33 @@ async def _receive_raw(request: Request, target: Path) -> None:
         await asyncio.to_thread(file.write, bytes(waiting))
 
 
-async def _receive_form(request: Request, target: Path) -> list[tuple[str, str]]:
-    form_of = request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-    async with form_of as form:
+async def _receive_form(request: Request, target: Path, limits: FormLimits) -> list[tuple[str, str]]:
+    async with aclosing(request.stream()) as stream:
+        form = await _Form(request, stream, limits).parse()
+    try:
         await asyncio.to_thread(_copy, _audio_of(form), target)
         return [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+    finally:
+        await form.close()
+
+
+class _Form(MultiPartParser):
+    """The form in a request's body; its fields share one bound in bytes, as they are kept in memory."""
+
+    def __init__(self, request: Request, stream: AsyncGenerator[bytes, None], limits: FormLimits) -> None:
+        super().__init__(
+            request.headers,
+            stream,
+            max_files=1,
+            max_fields=limits.fields,
+            max_part_size=limits.fields_bytes,
+        )
+
+    def on_part_end(self) -> None:
+        super().on_part_end()
+        _, value = self.items[-1]
+        if isinstance(value, str):
+            self.max_part_size -= len(value.encode())
 
 
 def _audio_of(form: FormData) -> BinaryIO:
@@ -128,8 +169,8 @@ def _named_errors() -> Iterator[None]:
         yield
     except ClientDisconnect:
         raise ClientGone("the client left during the upload") from None
-    except HTTPException as error:
-        raise BadRequest(str(error.detail), code="bad_form") from None
+    except MultiPartException as error:
+        raise BadRequest(error.message, code="bad_form") from None
     except (UnicodeError, LookupError):
         raise BadRequest(
             "the form's text cannot be read in the character set it names", code="bad_form"

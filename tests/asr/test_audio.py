@@ -254,6 +254,22 @@ def test_a_limit_stops_the_decoding_and_not_only_the_answer() -> None:
     assert bomb.bytes_read < len(bomb.getvalue()) / 4
 
 
+def test_the_limit_counts_samples_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """High rates with many channels have less time: as many samples as common files, or a minute."""
+    monkeypatch.setattr(audio, "FULL_RATE_S", 0.1)
+    for rate, channels, seconds in ((48_000, 2, 2.0), (192_000, 4, 0.25), (192_000, 8, 0.125)):
+        zeros = np.zeros((round(rate * seconds), channels), np.int16)
+        assert len(read(encoded(zeros, rate, "FLAC"), max_duration_s=2.0)) == seconds * SAMPLE_RATE
+        longer = encoded(np.concatenate([zeros, zeros[:1000]]), rate, "FLAC")
+        assert code_of(longer, max_duration_s=2.0) == "too_long"
+    with pytest.raises(
+        AudioError, match=r"limit of 0\.125 s for 1536000 samples a second .*, of 2 s for common"
+    ):
+        read(longer, max_duration_s=2.0)
+    monkeypatch.setattr(audio, "FULL_RATE_S", 0.2)
+    assert len(read(longer, max_duration_s=2.0)) > 0.125 * SAMPLE_RATE
+
+
 class CountingFile(io.BytesIO):
     bytes_read = 0
 

@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 
 from asr import audio
 from asr.audio import AudioError
+from service import decoding
 from service.decoding import DecodePool, _out_of_memory
-from service.errors import BadRequest, DeadlineExceeded, TooLarge
+from service.errors import ApiError, BadRequest, DeadlineExceeded, Overloaded, TooLarge, Unavailable
 from tests.service.conftest import sound
 
 
@@ -82,14 +84,51 @@ def test_what_the_reader_makes_of_lacking_memory_is_told_apart() -> None:
     assert not _out_of_memory(raised(ValueError()))
 
 
-async def test_a_crash_is_one_callers_and_the_worker_is_replaced(pool: DecodePool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "kind", "code"),
+    [(signal.SIGSEGV, BadRequest, "not_audio"), (signal.SIGKILL, Unavailable, "decoder_lost")],
+)
+async def test_a_lost_worker_is_replaced_and_its_file_blamed_for_a_crash_alone(
+    pool: DecodePool, tmp_path: Path, sent: signal.Signals, kind: type[ApiError], code: str
+) -> None:
     stuck = asyncio.create_task(_decode_stuck(pool, tmp_path))
     await _until_busy(pool)
     (worker,) = pool._workers
-    os.kill(worker.process.pid or 0, signal.SIGKILL)
-    with pytest.raises(BadRequest) as crashed:
+    os.kill(worker.process.pid or 0, sent)
+    with pytest.raises(kind) as crashed:
         await stuck
-    assert crashed.value.code == "not_audio"
+    assert crashed.value.code == code
+    assert len(await decode(pool, sound(16_000))) == 16_000
+
+
+async def test_ready_once_a_worker_has_said_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = DecodePool(1, timeout_s=60.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(decoding, "_work", _die)
+        pool.start()
+        async with asyncio.timeout(60):
+            while "did not start" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert not pool.ready
+    try:
+        assert len(await decode(pool, sound(16_000))) == 16_000
+        assert pool.ready
+    finally:
+        await asyncio.to_thread(pool.close)
+
+
+def _die(connection: Connection, memory_bytes: int) -> None:
+    os._exit(1)
+
+
+async def test_not_decoded_what_is_not_admitted_any_more(pool: DecodePool, tmp_path: Path) -> None:
+    def admit() -> None:
+        raise Overloaded("too much of it")
+
+    with pytest.raises(Overloaded):
+        await pool.decode(tmp_path / "no such file", tmp_path / "wave.npy", max_audio_s=1.0, admit=admit)
     assert len(await decode(pool, sound(16_000))) == 16_000
 
 

@@ -3,12 +3,14 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -21,7 +23,7 @@ from service.__main__ import DrainingServer, main, server_config, spelled
 from service.app import create_app
 from service.settings import Settings
 from tests.fakes import FakeTranscriber
-from tests.service.conftest import WAIT_S, sound, wait_until
+from tests.service.conftest import WAIT_S, error_of, sound, wait_until
 from tests.service.live import denied, live, streamed
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +95,8 @@ KEY = "k" * 20
         (["--api-keys-file", "/nowhere/keys"], "/nowhere/keys cannot be read: No such file"),
         (["--cors-origins", "https://a.example,b.example"], "'b.example' is no origin"),
         (["--max-requests-per-key", "0"], "--max-requests-per-key is '0'"),
+        (["--search-lm", "README.md"], "README.md is no ARPA file: it has no end; choices: bundled, none"),
+        (["--search-lm", "nowhere.arpa"], "No such file or directory: 'nowhere.arpa'; choices: bundled"),
     ],
 )
 def test_a_wrong_door_is_named_and_no_key_is_shown(
@@ -180,12 +184,25 @@ def started(*options: str) -> Iterator[Process]:
         process.child.stderr.close()
 
 
+@contextmanager
+def admitted(url: str, body_bytes: int) -> Iterator[socket.socket]:
+    """A connection whose request was let in and is asked for its body."""
+    host, port = url.removeprefix("http://").split(":")
+    head = (
+        "POST /transcribe?model=mla HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nConnection: close\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
+        connection.sendall(f"{head}Expect: 100-continue\r\nContent-Length: {body_bytes}\r\n\r\n".encode())
+        assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        yield connection
+
+
 def test_sigterm_loses_nothing_that_was_accepted(folders: dict[str, str], tmp_path: Path) -> None:
     """Clips are answered, streams say their last words; then the process ends, and nothing of it is left."""
     pairs = ",".join(f"{name}={folder}" for name, folder in folders.items())
     wave = np.random.default_rng(0).normal(0, 0.1, 40_000).astype(np.float32)
     options = ["--models", pairs, "--drain-delay-s", "600", "--spool-dir", str(tmp_path)]
-    with started(*options) as process, ThreadPoolExecutor(8) as clients:
+    with started(*options) as process, ExitStack() as sockets:
         (tmp_path / "marker").touch()
         url = str(process.url)
 
@@ -193,28 +210,23 @@ def test_sigterm_loses_nothing_that_was_accepted(folders: dict[str, str], tmp_pa
             headers = {"content-type": "audio/wav"}
             return httpx.post(f"{url}/transcribe?model=mla", content=clip, headers=headers, timeout=WAIT_S)
 
-        def running() -> bool:
-            """Whether a request is in the queue, on the device or already answered: true once, it stays true."""
-            names = 'asr_requests_(?:waiting|running|total){model="mla".*?}'
-            text = httpx.get(f"{url}/metrics", timeout=WAIT_S).text
-            return sum(float(count) for count in re.findall(rf"{names} (\S+)", text)) > 0
-
         expected = streamed(url, wave, "mla", profile="fast").text
         with live(url, "mla", profile="fast") as client, live(url, profile="fast") as other:
             client.play(wave)
             client.say("flush", id=1)
             client.until("flushed")
-            accepted = [clients.submit(send, sound(16_000 * n)) for n in (20, 1, 2, 3, 4, 5)]
-            wait_until(running, "a request on its way")
+            clips = [sound(16_000 * n) for n in (20, 1, 2, 3, 4, 5)]
+            accepted = [sockets.enter_context(admitted(url, len(clip))) for clip in clips]
             process.child.send_signal(signal.SIGTERM)
             assert (client.error(), other.error()) == (("draining", 1012), ("draining", 1012))
             assert client.text == expected
         assert process.health() == 503
         assert send(sound(1000)).json()["error"]["code"] == denied(url)[1] == "draining"
+        for connection, clip in zip(accepted, clips, strict=True):
+            connection.sendall(clip)
         process.child.send_signal(signal.SIGINT)  # a second signal skips the delay
-        outcomes = [answer.result(WAIT_S).status_code for answer in accepted]
-        # Those that came after the signal may have been refused, but none broke and the first ones were served.
-        assert set(outcomes) <= {200, 503} and 200 in outcomes
+        answers = [b"".join(iter(partial(connection.recv, 4096), b"")) for connection in accepted]
+        assert [answer.split(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 200 OK"] * len(clips)
         assert process.child.wait(WAIT_S) == 0
         # The log's pipe ends only when every process that holds it has ended.
         process.reader.join(WAIT_S)
@@ -236,3 +248,28 @@ async def test_sigterm_waits_and_ctrl_c_does_not(fake: FakeTranscriber) -> None:
             ends.append((server.should_exit, server.force_exit))
     waits, once_more, at_once = (False, False), (True, False), (True, True)
     assert ends == [waits, once_more, at_once, once_more, at_once, at_once]
+
+
+@pytest.mark.parametrize("route", ["/transcribe", "/v1/audio/transcriptions"])
+def test_a_drain_that_runs_out_tells_what_is_left(held: FakeTranscriber, route: str) -> None:
+    settings = Settings(port=0, drain_delay_s=0, drain_timeout_s=1, decode_workers=1, stream_memory="0")
+    app = create_app(settings, {"mla": lambda: held})
+    server = DrainingServer(server_config(app, settings), app.state.service)
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(server.run)
+        wait_until(lambda: server.started and app.state.service.ready, "a server that is ready")
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        held.gate.clear()
+        held.entered.clear()
+        form = {"files": {"file": sound(4000)}, "data": {"model": "mla"}, "timeout": WAIT_S}
+        on_device = threads.submit(httpx.post, f"{url}{route}", **form)  # type: ignore[arg-type]
+        assert held.entered.wait(WAIT_S)
+        with admitted(url, 10) as uploading:
+            server.handle_exit(signal.SIGINT, None)
+            answer = on_device.result(WAIT_S)
+            late = b"".join(iter(partial(uploading.recv, 4096), b""))
+        held.gate.set()
+        running.result(WAIT_S)
+    assert (answer.status_code, error_of(answer)["code"]) == (503, "draining")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert late.startswith(b"HTTP/1.1 503 ") and b'"draining"' in late and b"x-request-id" in late.lower()

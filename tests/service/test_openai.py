@@ -104,6 +104,47 @@ def test_what_changes_nothing_is_named(client: openai.OpenAI, served: Served) ->
     assert "x-ignored-options" not in plain.headers
 
 
+def test_what_changes_nothing_may_be_much(client: openai.OpenAI) -> None:
+    raw = client.audio.transcriptions.with_raw_response.create(
+        file=CLIP,
+        model="mla",
+        keywords=[f"word{n}" for n in range(100)],
+        prompt="x" * 70_000,
+        known_speaker_names=["a", "b"],
+        known_speaker_references=["data:audio/wav;base64," + "A" * 430_000] * 2,  # 10 s each
+    )
+    assert raw.headers["x-ignored-options"].startswith(
+        "keywords, known_speaker_names, known_speaker_references"
+    )
+    with pytest.raises(openai.BadRequestError, match="exceeded maximum size"):
+        client.audio.transcriptions.create(
+            file=CLIP, model="mla", known_speaker_references=["A" * 1_500_000] * 3
+        )
+
+
+def test_times_that_the_format_has_not_are_named(client: openai.OpenAI) -> None:
+    for kind, ignored in (("json", "timestamp_granularities"), ("verbose_json", None)):
+        raw = client.audio.transcriptions.with_raw_response.create(
+            file=CLIP,
+            model="mla",
+            response_format=kind,  # type: ignore[arg-type]
+            timestamp_granularities=["word"],
+        )
+        assert raw.headers.get("x-ignored-options") == ignored
+
+
+def test_the_description_names_every_type_of_answer(served: Served) -> None:
+    paths = served.client.get("/openapi.json").json()["paths"]
+    texts = {"application/json", "text/plain", "application/x-subrip", "text/vtt"}
+    ours, theirs = (
+        paths[route]["post"]["responses"]["200"]["content"]
+        for route in ("/transcribe", "/v1/audio/transcriptions")
+    )
+    assert set(ours) == texts and set(theirs) == texts | {"text/event-stream"}
+    kinds = {kind["$ref"].rpartition("/")[2] for kind in theirs["application/json"]["schema"]["anyOf"]}
+    assert kinds == {"OpenAITranscription", "OpenAIVerbose"}
+
+
 @pytest.mark.parametrize("language", ["", "auto", "EN", "en-US", "english"])
 def test_the_models_language_by_all_its_names(client: openai.OpenAI, language: str) -> None:
     client.audio.transcriptions.create(file=CLIP, model="mla", language=language)
@@ -149,6 +190,7 @@ def test_async_clients_side_by_side(served: Served) -> None:
         (CLIP, {"language": "de"}, openai.BadRequestError, "unsupported_language", "language"),
         (CLIP, {"stream": True, "response_format": "srt"}, openai.BadRequestError, "invalid_option", None),
         (CLIP, {"extra_body": {"no_such": 1}}, openai.BadRequestError, "unknown_option", "no_such"),
+        (CLIP, {"extra_body": {"case[x]": "lower"}}, openai.BadRequestError, "unknown_option", "case[x]"),
         (CLIP, {"model": "whisper-2"}, openai.NotFoundError, "model_not_found", "model"),
         (sound(151 * 8000, rate=8000), {}, openai.APIStatusError, "audio_too_long", "file"),
         (CLIP, {"extra_body": {"timeout_s": 1e-6}}, openai.InternalServerError, "deadline_exceeded", None),
@@ -167,7 +209,7 @@ def test_errors_are_the_clients_own(
 
 
 def test_unknown_models_and_routes(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="mha, mla, whisper-1"):
+    with pytest.raises(openai.NotFoundError, match="mha, mla, whisper-1; --model-aliases"):
         client.models.retrieve("org/none")
     with pytest.raises(openai.NotFoundError, match="no route"):
         client.embeddings.create(input="no", model="mla")

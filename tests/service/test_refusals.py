@@ -1,14 +1,18 @@
 """What cannot be served is refused with the right status, in the one shape of errors, saying what would be right."""
 
+import select
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from service.settings import Settings
 from tests.fakes import FakeTranscriber
-from tests.service.conftest import WAIT_S, Served, error_of, serving, sound
+from tests.service.conftest import WAIT_S, Served, error_of, serving, sound, wait_until
+from tests.service.test_load import in_background, serving_held
 
 SECOND = 16_000
 
@@ -83,6 +87,7 @@ def test_wrong_options_name_the_choices(
         ({"files": [("file", ("a", b"x")), ("file", ("b", b"x"))]}, "bad_form"),
         ({"files": {"file": ("a", b"x")}, "data": {f"f{i}": "" for i in range(30)}}, "bad_form"),
         ({"files": {"file": ("a", b"x")}, "data": {"case": "x" * 70_000}}, "bad_form"),
+        ({"files": {"file": ("a", b"x")}, "data": {"a": "x" * 40_000, "b": "x" * 40_000}}, "bad_form"),
         (
             {"content": b"no parts", "headers": {"content-type": "multipart/form-data; boundary=x"}},
             "bad_form",
@@ -96,6 +101,7 @@ def test_wrong_options_name_the_choices(
         "two files",
         "30 fields",
         "long field",
+        "long fields",
         "no parts",
         "no boundary",
     ],
@@ -168,12 +174,55 @@ def test_too_long(server: Served) -> None:
     assert "max_audio_s" in str(error_of(response)["message"])
 
 
-def test_slow_upload(fake: FakeTranscriber) -> None:
-    head = "POST /transcribe?model=mha HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nContent-Length: 9\r\n\r\n"
-    with serving(Settings(decode_workers=1, upload_idle_s=0.2), {"mha": fake}) as served:
-        host, port = served.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
-            connection.sendall(f"{head}abc".encode())
-            answer = b"".join(iter(lambda: connection.recv(4096), b""))
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"slow_upload" in answer and b"x-should-retry: false" in answer
+def slowly(url: str, query: str, piece: bytes, every_s: float) -> bytes:
+    """The answer to an upload that goes on for ever, piece by piece."""
+    host, port = url.removeprefix("http://").split(":")
+    head = f"POST /transcribe?model=mha{query} HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n"
+    with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
+        connection.sendall(f"{head}Content-Length: 9999999\r\n\r\n".encode())
+        while not select.select([connection], [], [], every_s)[0]:
+            connection.sendall(piece)
+        return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+@pytest.mark.parametrize(
+    ("query", "piece", "every_s", "status", "said"),
+    [
+        ("", b"abc", WAIT_S, 408, b"nothing arrived for 0.3 s (upload_idle_s)"),
+        ("", b"abc", 0.02, 408, b"uploads must have 1024 bytes a second"),
+        ("", bytes(1000), 0.02, 408, b"not done within 1 s (upload_timeout_s)"),
+        ("&timeout_s=3900", bytes(1000), 0.02, 408, b"not done within 1 s (upload_timeout_s)"),
+        ("&timeout_s=0.2", bytes(1000), 0.02, 504, b"not done within 0.2 s (timeout_s)"),
+    ],
+    ids=["a pause", "few bytes", "long", "long with time", "the client's time"],
+)
+def test_slow_uploads(
+    hurried: Served, query: str, piece: bytes, every_s: float, status: int, said: bytes
+) -> None:
+    answer = slowly(hurried.url, query, piece, every_s)
+    assert answer.startswith(b"HTTP/1.1 %d " % status) and said in answer
+    assert b"x-should-retry: false" in answer
+
+
+@pytest.fixture(scope="module")
+def hurried() -> Iterator[Served]:
+    settings = Settings(decode_workers=1, upload_idle_s=0.3, upload_timeout_s=1.0)
+    with serving(settings, {"mha": FakeTranscriber()}) as served:
+        yield served
+
+
+def test_what_finds_no_room_after_its_upload_is_not_decoded(held: FakeTranscriber) -> None:
+    with serving_held(held, max_queue_audio_s=3.0) as (served, threads), ThreadPoolExecutor(1) as pool:
+        half = threading.Event()
+
+        def in_halves() -> Iterator[bytes]:
+            yield b"no so"
+            assert half.wait(WAIT_S)
+            yield b"und"
+
+        admitted = pool.submit(served.post, in_halves())  # type: ignore[arg-type]
+        wait_until(lambda: served.service.in_work == 2, "it to be let in")
+        threads += in_background(lambda: served.post(sound(3 * SECOND)))
+        wait_until(lambda: served.metric("asr_requests_waiting") == 1, "a full queue")
+        half.set()
+        assert error_of(admitted.result(WAIT_S))["code"] == "overloaded"

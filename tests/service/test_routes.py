@@ -75,9 +75,11 @@ def test_formats(server: Served, expected: Callable) -> None:
     assert text.text == transcript.text.lower() + "\n"
     assert text.headers["content-type"].startswith("text/plain")
     upper = {"case": "upper"}
-    assert server.post(clip, response_format="srt", **upper).text == subtitles.srt(transcript.words) != ""
+    assert (
+        server.post(clip, response_format="srt", **upper).text == subtitles.srt(transcript.words, 2.0) != ""
+    )
     vtt = server.post(clip, response_format="vtt", **upper)
-    assert vtt.text == subtitles.vtt(transcript.words)
+    assert vtt.text == subtitles.vtt(transcript.words, 2.0)
     assert vtt.headers["content-type"].startswith("text/vtt")
 
 
@@ -114,12 +116,13 @@ def test_silence_and_two_minutes(server: Served) -> None:
 def test_segments_have_the_times_of_subtitles(server: Served, expected: Callable) -> None:
     clip = sound(20 * SECOND)
     body = server.post(clip, response_format="verbose_json", case="upper").json()
-    cues = subtitles.cues(expected("mha", clip).words)
+    cues = subtitles.cues(expected("mha", clip).words, 20.0)
     assert body["segments"] == [
         {"id": i, "start": cue.start, "end": cue.end, "text": cue.text} for i, cue in enumerate(cues)
     ]
     plain = server.post(clip, **{"timestamp_granularities[]": "segment"}, case="upper").json()
     assert plain["segments"] == body["segments"] and "words" not in plain
+    assert max(cue.end for cue in cues) <= 20.0
 
 
 def test_an_hour_is_within_the_limits(fake_server: Served) -> None:
@@ -175,6 +178,9 @@ def test_health_and_pages(server: Served) -> None:
     assert server.client.get("/health/live").json()["status"] == "ok"
     ready = {"status": "ok", "models": {"mha": {"status": "ready"}, "mla": {"status": "ready"}}}
     assert server.client.get("/health/ready").json() == server.client.get("/health").json() == ready
+    for route in ("/health", "/health/live", "/health/ready"):
+        asked = server.client.head(route)  # as load balancers do
+        assert (asked.status_code, asked.content) == (200, b"")
     page = server.client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "http" not in page.text.replace("http-equiv", "")  # nothing from elsewhere
