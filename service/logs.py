@@ -80,7 +80,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def _extra(record: logging.LogRecord) -> Fields:
-    return {k: v for k, v in record.__dict__.items() if k not in STANDARD and v is not None}
+    """What the caller gave; names with a leading _ are what libraries keep in records (Ray: `_ray_timestamp_ns`)."""
+    given = record.__dict__.items()
+    return {k: v for k, v in given if k not in STANDARD and k[0] != "_" and v is not None}
 
 
 def _value(value: Any) -> str:

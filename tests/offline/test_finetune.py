@@ -176,8 +176,8 @@ def test_the_first_stage_changes_latent_factors_alone(arms: Path) -> None:
     factors = ("linear_latent", "linear_up_k", "linear_up_v")
     assert watch.moved(0, 2) == {f"encoder.layers.{i}.self_attn.{f}.weight" for i in (0, 1) for f in factors}
     then = watch.moved(2, 4)
-    assert {"encoder.layers.0.conv_module.batch_norm.running_mean", "lm_head.weight"} < then
-    assert not any(name.startswith("feature_extractor.") for name in then)
+    assert {"encoder.layers.0.conv_module.batch_norm.weight", "lm_head.weight"} < then
+    assert not any(name.startswith("feature_extractor.") or "running_" in name for name in then)
 
 
 def test_latent_factors_alone_can_learn(arms: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_mha_model_itself_and_its_front_end_can_learn(arms: Path) -> None:
     assert len(losses) == 4 and losses[-1] < 0.8 * losses[0]
     touched = changed(arms / "mha", arms / "mha-tuned")
     assert any(name.startswith("feature_extractor.") for name in touched)
-    assert any("running_var" in name for name in touched)
+    assert not any("running_" in name for name in touched)  # batch norm keeps what the whole training gave it
     assert tuner.args.bf16 and asr.load(arms / "mha-tuned").config.attention.kind == "mha"
     config = json.loads((arms / "mha-tuned/config.json").read_text())
     assert config["ctc_loss_reduction"] == "mean" and config["ctc_zero_infinity"] is True

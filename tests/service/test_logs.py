@@ -51,7 +51,7 @@ def lines(stream: io.StringIO, **fields: Any) -> list[dict[str, Any]]:
 def test_a_json_line_has_the_time_the_level_and_what_comes_with_it(written: io.StringIO) -> None:
     set_up(written, "json", "info")
     logging.getLogger("here").warning(
-        "two\nlines of %s", "text", extra={"model": "mla", "none": None, "other": {1}}
+        "two\nlines of %s", "text", extra={"model": "mla", "none": None, "other": {1}, "_of_a_library": 2}
     )
     (line,) = lines(written)
     assert line.pop("time").endswith("+00:00")
