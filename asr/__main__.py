@@ -159,6 +159,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         help="words and phrases that the search prefers: a,b",
     )
+    add("--boost", type=float, default=1.0, help="what each letter of those earns, 0 to 10 (default: 1)")
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     add("--dtype", choices=DTYPES, help="(default: bfloat16 on cuda, float32 on cpu)")
     options = parser.parse_args(arguments)
@@ -171,7 +172,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _decoding(options: argparse.Namespace) -> Beam | None:
     if options.decoding == "greedy":
         return None
-    return Beam(hot_words=tuple(options.hot_words), lm=options.lm)
+    return Beam(hot_words=tuple(options.hot_words), boost=options.boost, lm=options.lm)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

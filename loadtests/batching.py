@@ -145,6 +145,7 @@ def measure(model: str, sounds: Sequence[Clip], options: Namespace) -> Figures:
     items = max(1, int(MAX_BATCH_FRAMES / FRAMES_PER_S / max(clip.audio_s for clip in mix)))
     common = ["--dtype", "float32", "--stream-memory", "0", "--max-batch-frames"]
     by_count = [*common, "100000000", "--max-batch-items", str(items), "--batch-window", str(items)]
+    by_count += ["--batch-overhead-frames", "100000000"]
     found: Figures = {"model": model, "mix_audio_s": round(sum(clip.audio_s for clip in mix), 1)}
     with (
         service_process.serving({model: model}, [*common, str(MAX_BATCH_FRAMES)]) as service,

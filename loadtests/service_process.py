@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -103,7 +104,7 @@ def serving(models: dict[str, str], options: Sequence[str] = ()) -> Iterator[Ser
     pairs = ",".join(f"{name}={source}" for name, source in models.items())
     place = ["--host", "127.0.0.1", "--port", "0", "--drain-delay-s", "0"]
     command = [sys.executable, "-m", "service", *place, "--models", pairs, *options]
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _stopped_in_order():
         log = Path(folder) / "log"
         with log.open("ab") as sink:
             child = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink)
@@ -116,6 +117,16 @@ def serving(models: dict[str, str], options: Sequence[str] = ()) -> Iterator[Ser
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+@contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """SIGTERM ends the block as an exception does: the service must not outlive who measures it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _ready(child: subprocess.Popen[bytes], log: Path) -> Service:

@@ -1,4 +1,4 @@
-"""Makes one clean recording into many: speed, room, channel, noise, level, silence.
+"""Makes one clean recording into many: speed, tract, tempo, room, channel, codec, noise, level, silence.
 
 Every draw comes from the Generator passed in, so the same generator state gives the same samples.
 Waves are float32 [samples] mono at 16 kHz. The whole costs about 2 ms for a second of audio on one core.
@@ -8,9 +8,11 @@ Waves are float32 [samples] mono at 16 kHz. The whole costs about 2 ms for a sec
 dtype('float32')
 """
 
+import io
 from collections.abc import Callable
 
 import numpy as np
+import soundfile
 import soxr
 from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
@@ -20,8 +22,14 @@ from asr.audio import SAMPLE_RATE
 
 Wave = NDArray[np.float32]
 
-SPEED_SHARE, ROOM_SHARE, CHANNEL_SHARE, NOISE_SHARE = 0.6, 0.3, 0.5, 0.5
+SPEED_SHARE, TRACT_SHARE, ROOM_SHARE, CHANNEL_SHARE, NOISE_SHARE, CODEC_SHARE = 0.4, 0.3, 0.3, 0.5, 0.5, 0.1
 TELEPHONE_SHARE, BABBLE_SHARE, SILENCE_SHARE = 0.3, 0.2, 0.4
+CODECS = (
+    ("OGG", "OPUS", 16_000),
+    ("MP3", "MPEG_LAYER_III", 16_000),
+    ("WAV", "GSM610", 8_000),
+)  # and their Hz
+FRAME, HOP, SEARCH = 512, 256, 96  # of `tempo`: 32, 16 and 6 ms
 
 
 def augment(
@@ -40,7 +48,9 @@ def augment(
     def chosen(chance: float) -> bool:
         return bool(rng.random() < chance * strength)
 
-    if chosen(SPEED_SHARE):
+    if chosen(TRACT_SHARE):
+        wave = tempo(speed(wave, tract := rng.uniform(0.8, 1.25)), rng.uniform(0.85, 1.15) / tract)
+    elif chosen(SPEED_SHARE):
         wave = speed(wave, rng.uniform(0.85, 1.15))
     if chosen(SILENCE_SHARE):
         wave = silence(wave, rng.uniform(0, 0.5), rng.uniform(0, 0.5))
@@ -51,6 +61,8 @@ def augment(
         wave = add_noise(wave, rng, snr_db=rng.uniform(5, 30), babble=other)
     if chosen(CHANNEL_SHARE):
         wave = telephone(wave) if chosen(TELEPHONE_SHARE) else equalise(wave, rng)
+    if chosen(CODEC_SHARE):
+        wave = coded(wave, *CODECS[rng.integers(len(CODECS))])
     if strength > 0:
         wave = gain(wave, rng.uniform(-20, 6))
     return np.ascontiguousarray(wave, np.float32)
@@ -59,6 +71,27 @@ def augment(
 def speed(wave: Wave, factor: float) -> Wave:
     """Plays wave factor times as fast, pitch and formants along with it."""
     return soxr.resample(wave, SAMPLE_RATE * factor, SAMPLE_RATE, quality="LQ").astype(np.float32)
+
+
+def tempo(wave: Wave, factor: float) -> Wave:
+    """Plays wave factor times as fast at the same pitch. WSOLA (Verhelst and Roelands 1993).
+
+    Frames that overlap by half are taken near where they are due, each where it goes on best from the one before.
+    After `speed` with the inverse factor it leaves the length, and a speaker with another pitch and vocal tract.
+    """
+    window = np.hanning(FRAME + 1)[:FRAME].astype(np.float32)
+    hops = round(len(wave) / factor / HOP) + 1
+    # The first frame begins half a frame early, so that every sample lies under two windows, which add up to 1.
+    known = np.pad(wave, (SEARCH + HOP, FRAME + HOP + SEARCH + int(HOP * factor)))
+    out = np.zeros((hops + 1) * HOP, np.float32)
+    at = SEARCH
+    for hop in range(hops):
+        if hop:
+            first = min(round(hop * HOP * factor), len(known) - FRAME - HOP - 2 * SEARCH)
+            follows = known[at + HOP : at + HOP + FRAME]
+            at = first + int(np.argmax(np.correlate(known[first : first + FRAME + 2 * SEARCH], follows)))
+        out[hop * HOP : hop * HOP + FRAME] += window * known[at : at + FRAME]
+    return out[HOP : HOP + round(len(wave) / factor)]
 
 
 def silence(wave: Wave, before_s: float, after_s: float) -> Wave:
@@ -97,6 +130,16 @@ def telephone(wave: Wave) -> Wave:
     compressed = np.sign(narrow) * np.log1p(255 * np.abs(narrow) / peak) / np.log(256)
     levels = np.round(compressed * 127) / 127
     return (np.sign(levels) * np.expm1(np.abs(levels) * np.log(256)) / 255 * peak).astype(np.float32)
+
+
+def coded(wave: Wave, container: str, codec: str, rate: int) -> Wave:
+    """What is left of wave [about as many samples] when it was stored so, at the codec's own bit rate."""
+    file = io.BytesIO()
+    sent = soxr.resample(wave, SAMPLE_RATE, rate, quality="LQ") if rate != SAMPLE_RATE else wave
+    soundfile.write(file, np.clip(sent, -1, 1), rate, format=container, subtype=codec)
+    file.seek(0)
+    heard = soundfile.read(file, dtype="float32")[0]
+    return soxr.resample(heard, rate, SAMPLE_RATE, quality="LQ") if rate != SAMPLE_RATE else heard
 
 
 def equalise(wave: Wave, rng: np.random.Generator) -> Wave:

@@ -138,6 +138,7 @@ def _batcher(settings: Settings, models: Iterable[str]) -> Batcher:
         settings.max_queue_s,
         window=settings.batch_window,
         max_live_batch_frames=settings.max_live_batch_frames,
+        overhead_frames=settings.batch_overhead_frames,
     )
     return Batcher(models, limits)
 

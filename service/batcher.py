@@ -5,7 +5,8 @@ batches. Nothing ever waits for a timer: whoever is queued when the engine asks 
 
 - Cost: padded frames, `longest clip x clips <= max_batch_frames` (a longer clip runs alone).
 - Membership: the oldest request is always in, so nobody starves; the rest are the nearest in length out of the
-  `window` oldest, so little is padding.
+  `window` oldest, each as long as the padding that it brings costs less than a batch of its own would: how much that is
+  the batches show that have run (`batch_cost`).
 - Between models: start-time fair queueing, by device time used (Goyal et al. 1996).
 - Bound: `Overloaded` once as much audio waits as the device hears in `max_queue_s`, by what it achieves, or
   `max_queue_audio_s` of it. The clip that gets there may exceed it.
@@ -30,6 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from service.batch_cost import BatchCost
 from service.errors import DeadlineExceeded, Overloaded, Unavailable
 
 FADE = 0.9  # of what a batch achieved, with each batch after it
@@ -41,6 +43,7 @@ class Limits:
 
     `max_queue_s` is device time, `max_queue_audio_s` audio: of what waits, and of the long clips that are in work.
     While there are live streams a batch is bounded by `max_live_batch_frames`, so that they need not wait long for it.
+    `overhead_frames` is what a batch costs beside its frames, learnt where it is None.
     """
 
     max_batch_frames: int = 6_000
@@ -49,6 +52,7 @@ class Limits:
     max_queue_s: float = 20.0
     window: int = 64
     max_live_batch_frames: int = 1_500
+    overhead_frames: float | None = None
 
 
 @dataclass(eq=False)
@@ -97,6 +101,7 @@ class _Lane:
     jobs: list[Job] = field(default_factory=list)
     used_s: float = 0.0
     running: int = 0
+    cost: BatchCost = field(default_factory=BatchCost)
 
 
 class Batcher:
@@ -188,6 +193,7 @@ class Batcher:
             lane = self._lanes[batch.model]
             lane.running -= len(batch.jobs)
             lane.used_s += device_s
+            lane.cost.learn(batch.padded_frames, device_s)
             audio_s, before_s = self._done
             self._done = (FADE * audio_s + batch.audio_s, FADE * before_s + device_s)
 
@@ -251,7 +257,8 @@ class Batcher:
                 ((model, lane) for model, lane in self._lanes.items() if lane.jobs),
                 key=lambda item: item[1].used_s,
             )
-            chosen = choose(lane.jobs[: limits.window], limits)
+            overhead = lane.cost.overhead_frames if limits.overhead_frames is None else limits.overhead_frames
+            chosen = choose(lane.jobs[: limits.window], limits, overhead)
             lane.jobs = [job for job in lane.jobs if job not in chosen]
             live = [job for job in chosen if job.future.set_running_or_notify_cancel()]
             if live:
@@ -260,14 +267,20 @@ class Batcher:
         return None
 
 
-def choose(jobs: list[Job], limits: Limits) -> list[Job]:
-    """Return the first of `jobs` and those nearest to it in length that fit the cost, in their given order."""
+def choose(jobs: list[Job], limits: Limits, overhead_frames: float) -> list[Job]:
+    """Return the first of `jobs` and those nearest to it in length that fit, in their given order.
+
+    They fit while the batch is within its limits, and none brings more padding than `overhead_frames`.
+    """
     head, longest, chosen = jobs[0], jobs[0].frames, {id(jobs[0])}
     company = [job for job in jobs[1:] if job.normalised == head.normalised]
     for job in sorted(company, key=lambda job: abs(job.frames - head.frames)):
-        padded = max(longest, job.frames) * (len(chosen) + 1)
-        if len(chosen) < limits.max_batch_items and padded <= limits.max_batch_frames:
-            longest = max(longest, job.frames)
+        together = max(longest, job.frames)
+        padded = together * (len(chosen) + 1)
+        padding = padded - longest * len(chosen) - job.frames
+        within = len(chosen) < limits.max_batch_items and padded <= limits.max_batch_frames
+        if within and padding <= overhead_frames:
+            longest = together
             chosen.add(id(job))
     return [job for job in jobs if id(job) in chosen]
 

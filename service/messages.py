@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from asr.audio import SAMPLE_RATE
 from service.errors import ApiError, BadRequest
-from service.schemas import Decoding, check_hot_words
+from service.schemas import BOOST, Boost, Decoding, check_hot_words
 from service.segments import Final, Partial
 from service.sessions import Event, Usage
 from service.slots import Slots
@@ -33,6 +33,7 @@ class Start(ClientMessage):
     words: bool = Field(False, description="whether finals come with their words' times")
     decoding: Decoding = Field("greedy", description="beam searches for the likeliest text")
     hot_words: list[str] = Field([], description="words and phrases to prefer; with decoding beam")
+    hot_words_boost: Boost = Field(1.0, description=BOOST)
 
     @field_validator("hot_words")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -14,6 +14,8 @@ ResponseFormat = Literal["json", "verbose_json", "text", "srt", "vtt"]
 Granularity = Literal["word", "segment"]
 Decoding = Literal["greedy", "beam"]
 MAX_HOT_WORDS, MAX_HOT_WORD_CHARACTERS = 100, 50
+Boost = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+BOOST = "What each letter of the hot words earns, as a natural logarithm; more hears them where they were not said."
 IGNORED = "Accepted, and ignored, as X-Ignored-Options tells."
 
 
@@ -37,6 +39,7 @@ class TranscribeOptions(BaseModel):
         "",
         description="Words and phrases to prefer, parted by commas, with decoding=beam; at most 100, of 50 characters.",
     )
+    hot_words_boost: Boost = Field(1.0, description=BOOST)
     timeout_s: float | None = Field(
         None,
         gt=0,

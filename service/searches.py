@@ -83,10 +83,12 @@ class Searches:
         self._turns = _Turns(workers)
         self._pool: ProcessPoolExecutor | None = None
 
-    def decoder(self, model: Any, hot_words: tuple[str, ...]) -> BeamDecoder:
+    def decoder(self, model: Any, hot_words: tuple[str, ...], boost: float = 1.0) -> BeamDecoder:
         """A search of `model`'s scores that has heard nothing. Raises BadRequest for a word that it cannot spell."""
         try:
-            search = search_of(Beam(hot_words=hot_words, lm=self._lm), tuple(model.vocabulary.tokens))
+            search = search_of(
+                Beam(hot_words=hot_words, boost=boost, lm=self._lm), tuple(model.vocabulary.tokens)
+            )
         except ValueError as error:
             raise BadRequest(str(error), code="invalid_option", param="hot_words") from None
         return BeamDecoder(search, model.seconds_per_frame)

@@ -107,6 +107,12 @@ class Settings(BaseSettings):
     batch_window: int = Field(
         64, ge=1, description="how many of the oldest requests a batch is chosen from, by length"
     )
+    batch_overhead_frames: float | None = Field(
+        None,
+        ge=0,
+        description="what a batch costs beside its frames, in frames: no clip joins it that brings more padding; when "
+        "not given it is learnt from the time that batches take",
+    )
     max_queue_s: float = Field(
         20.0, gt=0, description="work waiting for the device, at the speed that it shows (429 above)"
     )

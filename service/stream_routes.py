@@ -130,7 +130,7 @@ class Connection:
         if start.decoding == "greedy":
             return None
         model = self._service.engine.models[self._model]
-        return self._service.searches.decoder(model, tuple(start.hot_words))
+        return self._service.searches.decoder(model, tuple(start.hot_words), start.hot_words_boost)
 
     def _checked_model(self) -> str:
         """The model that the query names. Raises what stands in the way of serving it."""

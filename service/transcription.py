@@ -224,7 +224,7 @@ class Transcription:
         model: Any = self.engine.models[options.model]
         search = None
         if options.decoding == "beam":
-            search = self.searches.decoder(model, phrases(options.hot_words))
+            search = self.searches.decoder(model, phrases(options.hot_words), options.hot_words_boost)
         with phases.time("decode"):
             wave = await self.decoder.decode(
                 folder / "upload",

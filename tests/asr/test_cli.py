@@ -145,6 +145,8 @@ def test_a_search_may_be_asked_for(clip: Path, model: str, capsys: pytest.Captur
     assert capsys.readouterr().out == wanted.text.lower() + "\n"
     assert main([*given, "--decoding", "beam", "--hot_words", "R2D2"]) == 2
     assert "'R2D2'" in capsys.readouterr().err
+    assert main([*given, "--decoding", "beam", "--boost", "11"]) == 2
+    assert "boost is 11.0; from 0 to 10" in capsys.readouterr().err
     assert main([*given, "--decoding", "beam", "--lm", str(clip)]) == 2
     assert "no ARPA file" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:

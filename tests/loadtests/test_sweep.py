@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_what_cannot_be_used_is_one_line(
 
 async def test_the_service_as_a_process(tiny_folder: Callable[..., Path], manifest: Path) -> None:
     options = ["--decode-workers", "1", "--stream-memory", "1MB"]
-    with serving({"mla": str(tiny_folder("mla"))}, options) as service:
+    with pytest.raises(SystemExit) as ended, serving({"mla": str(tiny_folder("mla"))}, options) as service:
         (card,) = service.models()
         assert card["id"] == "mla" and card["status"] == "ready"
         pids = list(family(service.child.pid))
@@ -147,6 +148,8 @@ async def test_the_service_as_a_process(tiny_folder: Callable[..., Path], manife
         for memory in (before, after):
             assert memory["process"] and memory["peak"] and memory["tree"]
             assert memory["peak"] >= memory["process"] > 50 * 2**20
+        os.kill(os.getpid(), signal.SIGTERM)  # whoever stops a sweep
+    assert ended.value.code == 128 + signal.SIGTERM
     assert service.child.returncode == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids[:1])
 

@@ -83,6 +83,24 @@ def test_company_is_the_nearest_in_length() -> None:
     assert [[j.frames for j in batch.jobs] for batch in batches] == [[100, 110, 105, 90], [900], [500]]
 
 
+def test_company_may_not_bring_more_padding_than_a_batch_costs() -> None:
+    jobs = [job(n) for n in (100, 160, 120, 40, 139, 200)]
+    batches = drain(filled(*jobs, limits=replace(LIMITS, overhead_frames=40)))
+    # 120 lengthens one clip by 20, 139 two by 19 each; 160 would lengthen three by 21 each, and 40 has 99 to pad.
+    assert [[j.frames for j in batch.jobs] for batch in batches] == [[100, 120, 139], [160, 200], [40]]
+
+
+@pytest.mark.parametrize(("overhead_s", "together"), [(0.0, 1), (10.0, 8)])
+def test_what_a_batch_costs_is_learnt_from_those_that_ran(overhead_s: float, together: int) -> None:
+    batcher = filled(*(job(n) for n in (100, 200, 300, 400) for _ in range(8)))
+    while batch := batcher.take(0):
+        batcher.finish(batch, overhead_s + 0.01 * batch.padded_frames)
+    for n in range(8):
+        batcher.submit(job(100 + n))
+    batch = batcher.take(0)
+    assert batch is not None and len(batch.jobs) == together
+
+
 def test_company_comes_from_the_oldest_only() -> None:
     limits = Limits(max_batch_frames=10_000, max_batch_items=8, window=3)
     batches = drain(filled(*(job(n) for n in (100, 500, 500, 100)), limits=limits))

@@ -43,9 +43,13 @@ def test_clips_in_company_are_searched_as_if_alone(server: Served, expected: Cal
             {"decoding": "beam", "hot_words": "Tea, a quiet sea,"},
             Beam(hot_words=("Tea", "a quiet sea"), lm=ngram.BUNDLED),
         ),
+        (
+            {"decoding": "beam", "hot_words": "tea", "hot_words_boost": "5"},
+            Beam(hot_words=("tea",), boost=5.0, lm=ngram.BUNDLED),
+        ),
     ]
-    clips = [sound(8_000 + 4_000 * number, seed=number) for number in range(9)]
-    asked = [(clip, *ways[number % 3]) for number, clip in enumerate(clips)]
+    clips = [sound(8_000 + 4_000 * number, seed=number) for number in range(12)]
+    asked = [(clip, *ways[number % 4]) for number, clip in enumerate(clips)]
     words = {"timestamp_granularities[]": "word"}
     with ThreadPoolExecutor(len(asked)) as pool:
         answers = list(pool.map(lambda one: server.post(one[0], "mla", **one[1], **words), asked))
@@ -70,6 +74,8 @@ def test_clips_in_company_are_searched_as_if_alone(server: Served, expected: Cal
         ),
         ({"decoding": "beam", "hot_words": "t" * 51}, "hot_words", "51 characters; the limit is 50"),
         ({"decoding": "beam", "hot_words": "R2D2"}, "hot_words", "'2'"),
+        ({"hot_words_boost": "11"}, "hot_words_boost", "less than or equal to 10"),
+        ({"hot_words_boost": "nan"}, "hot_words_boost", "finite"),
     ],
 )
 def test_what_cannot_be_searched_for_is_refused(
@@ -88,6 +94,7 @@ def test_what_cannot_be_searched_for_is_refused(
         ({"decoding": "beam", "hot_words": ["t" * 51]}, "the limit is 50"),
         ({"decoding": "beam", "hot_words": ["R2D2"]}, "'2'"),
         ({"hot_words": ["tea"]}, "decoding=beam"),
+        ({"hot_words_boost": -1}, "greater than or equal to 0"),
         ({"decoding": "best"}, "'greedy' or 'beam'"),
     ],
 )
@@ -110,6 +117,8 @@ def test_a_stream_prefers_hot_words(fake_server: Served) -> None:
     client = streamed(fake_server.url, wave, words=True, **hot)
     assert client.text == "a hippopotamuses"
     assert [word["word"] for final in client.finals for word in final["words"]] == ["a", "hippopotamuses"]
+    unmoved = streamed(fake_server.url, wave, hot_words_boost=0, **hot)
+    assert unmoved.text == streamed(fake_server.url, wave, decoding="beam").text != client.text
 
 
 def test_a_searching_streams_flush_leaves_it_as_it_was(fake_server: Served) -> None:
