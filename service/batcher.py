@@ -95,7 +95,7 @@ class Batch:
 
 
 @dataclass
-class _Lane:
+class _Queue:
     """The queue of one model; `used_s` is its device time, in the virtual time of fair queueing."""
 
     jobs: list[Job] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Batcher:
 
     def __init__(self, models: Iterable[str], limits: Limits) -> None:
         self.limits = limits
-        self._lanes = {model: _Lane() for model in models}
+        self._queues = {model: _Queue() for model in models}
         self.changed = threading.Condition(threading.RLock())  # told of everything new; the scheduler's, too
         self._closed = False
         self._long_audio_s = 0.0
@@ -126,10 +126,10 @@ class Batcher:
             self._check_closed()
             if not admitted:
                 self.check_open()
-            lane = self._lanes[job.model]
-            if not lane.jobs and not lane.running:
-                lane.used_s = max(lane.used_s, self._virtual_now())
-            lane.jobs.append(job)
+            queue = self._queues[job.model]
+            if not queue.jobs and not queue.running:
+                queue.used_s = max(queue.used_s, self._virtual_now())
+            queue.jobs.append(job)
             self.changed.notify()
         job.future.add_done_callback(lambda _: self._forget(job))
 
@@ -173,14 +173,13 @@ class Batcher:
         audio_s, device_s = self._done
         return audio_s / device_s if device_s else 0.0
 
-    def take(self, wait_s: float, *, beside_streams: bool = False) -> Batch | None:
-        """Return the next batch, marked as running; None when nothing came within `wait_s`, or closed and empty."""
+    def take(self, *, beside_streams: bool = False) -> Batch | None:
+        """Return the next batch, marked as running; None when nothing waits."""
         limits = self.limits
         if beside_streams:
             frames = min(limits.max_batch_frames, limits.max_live_batch_frames)
             limits = replace(limits, max_batch_frames=frames)
         with self.changed:
-            self.changed.wait_for(lambda: self._closed or self.busy, wait_s)
             expired = self._drop_expired()
             batch = self._form(limits)
         for job in expired:
@@ -190,10 +189,10 @@ class Batcher:
     def finish(self, batch: Batch, device_s: float) -> None:
         """Account for a batch that ran for `device_s`."""
         with self.changed:
-            lane = self._lanes[batch.model]
-            lane.running -= len(batch.jobs)
-            lane.used_s += device_s
-            lane.cost.learn(batch.padded_frames, device_s)
+            queue = self._queues[batch.model]
+            queue.running -= len(batch.jobs)
+            queue.used_s += device_s
+            queue.cost.learn(batch.padded_frames, device_s)
             audio_s, before_s = self._done
             self._done = (FADE * audio_s + batch.audio_s, FADE * before_s + device_s)
 
@@ -207,14 +206,14 @@ class Batcher:
         """Give up: refuse new jobs and answer every queued one with `error`."""
         self.close()
         with self.changed:
-            jobs = [job for lane in self._lanes.values() for job in lane.jobs]
+            jobs = [job for queue in self._queues.values() for job in queue.jobs]
         for job in jobs:
             _fail(job, error)
 
     @property
     def busy(self) -> bool:
         """Whether a clip waits."""
-        return any(lane.jobs for lane in self._lanes.values())
+        return any(queue.jobs for queue in self._queues.values())
 
     @property
     def drained(self) -> bool:
@@ -222,47 +221,49 @@ class Batcher:
             return self._closed and not self.busy
 
     def waiting(self, model: str) -> int:
-        return len(self._lanes[model].jobs)
+        return len(self._queues[model].jobs)
 
     def running(self, model: str) -> int:
-        return self._lanes[model].running
+        return self._queues[model].running
 
     def queued_audio_s(self, model: str | None = None) -> float:
         with self.changed:
-            lanes = self._lanes.values() if model is None else [self._lanes[model]]
-            return sum(job.audio_s for lane in lanes for job in lane.jobs)
+            queues = self._queues.values() if model is None else [self._queues[model]]
+            return sum(job.audio_s for queue in queues for job in queue.jobs)
 
     def _virtual_now(self) -> float:
-        """Virtual time of a lane that wakes up: that of the least served busy one, so idling earns no credit."""
-        busy = [lane.used_s for lane in self._lanes.values() if lane.jobs or lane.running]
-        return min(busy) if busy else max(lane.used_s for lane in self._lanes.values())
+        """Virtual time of a queue that wakes up: that of the least served busy one, so idling earns no credit."""
+        busy = [queue.used_s for queue in self._queues.values() if queue.jobs or queue.running]
+        return min(busy) if busy else max(queue.used_s for queue in self._queues.values())
 
     def _forget(self, job: Job) -> None:
         with self.changed:
-            jobs = self._lanes[job.model].jobs
+            jobs = self._queues[job.model].jobs
             if job in jobs:
                 jobs.remove(job)
 
     def _drop_expired(self) -> list[Job]:
         now = time.monotonic()
         expired = []
-        for lane in self._lanes.values():
-            expired += [job for job in lane.jobs if job.deadline <= now]
-            lane.jobs = [job for job in lane.jobs if job.deadline > now]
+        for queue in self._queues.values():
+            expired += [job for job in queue.jobs if job.deadline <= now]
+            queue.jobs = [job for job in queue.jobs if job.deadline > now]
         return expired
 
     def _form(self, limits: Limits) -> Batch | None:
         while self.busy:
-            model, lane = min(
-                ((model, lane) for model, lane in self._lanes.items() if lane.jobs),
+            model, queue = min(
+                ((model, queue) for model, queue in self._queues.items() if queue.jobs),
                 key=lambda item: item[1].used_s,
             )
-            overhead = lane.cost.overhead_frames if limits.overhead_frames is None else limits.overhead_frames
-            chosen = choose(lane.jobs[: limits.window], limits, overhead)
-            lane.jobs = [job for job in lane.jobs if job not in chosen]
+            overhead = (
+                queue.cost.overhead_frames if limits.overhead_frames is None else limits.overhead_frames
+            )
+            chosen = choose(queue.jobs[: limits.window], limits, overhead)
+            queue.jobs = [job for job in queue.jobs if job not in chosen]
             live = [job for job in chosen if job.future.set_running_or_notify_cancel()]
             if live:
-                lane.running += len(live)
+                queue.running += len(live)
                 return Batch(model, live)
         return None
 

@@ -220,7 +220,7 @@ class Scheduler:
         self._out_of_turn = due <= now and self._owed_s > 0
         # While a chunk waits for company no batch begins, except one that is owed: the device is wanted soon.
         if due == float("inf") or self._out_of_turn:
-            batch = self.batcher.take(0, beside_streams=self.steps.live > 0)
+            batch = self.batcher.take(beside_streams=self.steps.live > 0)
             if batch:
                 return batch
         return self.steps.take(now)

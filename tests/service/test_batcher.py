@@ -33,7 +33,7 @@ def filled(*jobs: Job, limits: Limits = LIMITS) -> Batcher:
 def drain(batcher: Batcher) -> list[Batch]:
     """All batches there are, each finished before the next is taken."""
     batches = []
-    while batch := batcher.take(0):
+    while batch := batcher.take():
         batches.append(batch)
         batcher.finish(batch, 0.1)
     return batches
@@ -41,22 +41,12 @@ def drain(batcher: Batcher) -> list[Batch]:
 
 def test_a_lone_request_goes_at_once_and_alone() -> None:
     one = job()
-    batch = filled(one).take(3600)
+    batch = filled(one).take()
     assert batch is not None and batch.jobs == [one]
 
 
 def test_nothing_queued_is_nothing() -> None:
-    assert filled().take(0) is None
-
-
-def test_a_waiting_engine_is_woken() -> None:
-    batcher, taken = filled(), []
-    engine = threading.Thread(target=lambda: taken.append(batcher.take(30)))
-    engine.start()
-    one = job()
-    batcher.submit(one)
-    engine.join(10)
-    assert [batch.jobs for batch in taken] == [[one]]
+    assert filled().take() is None
 
 
 @settings(deadline=None)
@@ -93,11 +83,11 @@ def test_company_may_not_bring_more_padding_than_a_batch_costs() -> None:
 @pytest.mark.parametrize(("overhead_s", "together"), [(0.0, 1), (10.0, 8)])
 def test_what_a_batch_costs_is_learnt_from_those_that_ran(overhead_s: float, together: int) -> None:
     batcher = filled(*(job(n) for n in (100, 200, 300, 400) for _ in range(8)))
-    while batch := batcher.take(0):
+    while batch := batcher.take():
         batcher.finish(batch, overhead_s + 0.01 * batch.padded_frames)
     for n in range(8):
         batcher.submit(job(100 + n))
-    batch = batcher.take(0)
+    batch = batcher.take()
     assert batch is not None and len(batch.jobs) == together
 
 
@@ -112,7 +102,7 @@ def test_a_long_clip_is_not_starved_by_short_ones() -> None:
     for _ in range(2):
         for _ in range(8):
             batcher.submit(job(100))
-        batch = batcher.take(0)
+        batch = batcher.take()
         assert batch is not None
         batcher.finish(batch, 0.1)
     assert [j.frames for j in batch.jobs] == [900]
@@ -123,7 +113,7 @@ def test_models_share_the_device_by_time() -> None:
     batcher = filled(*(job(model=model) for model in ("mha", "mla") for _ in range(40)), limits=limits)
     order = []
     for _ in range(40):
-        batch = batcher.take(0)
+        batch = batcher.take()
         assert batch is not None
         order.append(batch.model)
         batcher.finish(batch, 3.0 if batch.model == "mha" else 1.0)
@@ -134,14 +124,14 @@ def test_a_model_that_was_idle_has_no_credit() -> None:
     limits = Limits(max_batch_items=1, max_queue_s=math.inf)
     batcher = filled(*(job(model="mha") for _ in range(30)), limits=limits)
     for _ in range(10):
-        batch = batcher.take(0)
+        batch = batcher.take()
         assert batch is not None
         batcher.finish(batch, 1.0)
     for _ in range(10):
         batcher.submit(job(model="mla"))
     order = []
     for _ in range(8):
-        batch = batcher.take(0)
+        batch = batcher.take()
         assert batch is not None
         order.append(batch.model)
         batcher.finish(batch, 1.0)
@@ -158,7 +148,7 @@ def test_cancelled_jobs_leave_at_once_and_never_run() -> None:
 
 def test_a_running_job_cannot_be_cancelled() -> None:
     one = job()
-    batch = filled(one).take(0)
+    batch = filled(one).take()
     assert batch is not None
     assert not one.future.cancel()
 
@@ -189,7 +179,7 @@ def test_a_clip_as_long_as_the_bound_gets_in_under_load_and_is_the_last() -> Non
 
 def test_waiting_audio_is_bounded_by_what_the_device_achieves() -> None:
     batcher = filled(job(audio_s=60.0), limits=replace(LIMITS, max_queue_s=20.0))
-    batch = batcher.take(0)
+    batch = batcher.take()
     assert batch is not None
     batcher.finish(batch, 10.0)  # 6 s of audio a second: 120 s are 20 s of work
     for _ in range(2):
@@ -283,7 +273,7 @@ class Played:
 
     def take(self, _: int = 0) -> None:
         self.gone |= {job for job in self.waiting if job.deadline == 0.0}
-        batch = self.batcher.take(0)
+        batch = self.batcher.take()
         assert (batch is None) == (not self.waiting)
         if batch is None:
             return
@@ -337,7 +327,9 @@ def test_threads_that_submit_and_cancel_beside_the_engine_lose_none() -> None:
 
     def engine() -> None:
         while not batcher.drained:
-            if batch := batcher.take(1):
+            with batcher.changed:
+                batcher.changed.wait_for(lambda: batcher.busy or batcher.drained, 1)
+            if batch := batcher.take():
                 ran.extend(batch.jobs)
                 batcher.finish(batch, 0.001)
                 for one in batch.jobs:
@@ -366,7 +358,7 @@ def test_threads_that_submit_and_cancel_beside_the_engine_lose_none() -> None:
 
 def test_counts_are_zero_at_rest() -> None:
     batcher = filled(job(), job(), job(model="mla"))
-    batch = batcher.take(0)
+    batch = batcher.take()
     assert batch is not None
     assert batcher.running(batch.model) == len(batch.jobs)
     batcher.finish(batch, 1.0)
