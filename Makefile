@@ -144,6 +144,8 @@ compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) ## convert mha in every way, 
 	$(MEASURE) --model mha --batch_size 1 --latency_clips 0 --output_file results/compare-alone.json
 	$(RUN) -m offline.agreement --model mha,$(call list,$(ARMS:%=runs/arms/%)) --dataset $(TEST) --max_samples 1000 \
 	  --output_file results/compare-agreement.json
+	$(RUN) -m offline.agreement --model mha,mha,runs/arms/lossless --exact --dataset $(TEST) --max_samples 200 \
+	  --output_file results/compare-exact.json
 	$(RUN) -m offline.compare results/compare.json results/compare-bfloat16.json results/compare-alone.json \
 	  results/benchmark.json results/benchmark-large.json --margin 0.1 \
 	  --margins $(call list,$(foreach arm,$(filter joint-87.5-%,$(ARMS)),runs/arms/$(arm)=0.7)) \

@@ -4,7 +4,7 @@ Word error rates need tens of thousands of words to tell two close models apart;
 --output_file is one object:
 
   what     git_commit, machine, threads, versions, and per model its folder_hash, attention, cached_values_per_frame
-  how      command, dataset (SHA-256), dtype, clips, audio_s
+  how      command, dataset (SHA-256), dtype, exact, clips, audio_s
   results  per other model: frames; changed_frames (another best token) and their share; changed_transcripts (greedy);
            ctc_kl: KL(first || other) of the posteriors, nats a frame; ctc_kl_95: its bounds, bootstrap over clips;
            greatest_difference of any log-probability
@@ -50,6 +50,8 @@ def parser() -> cli.Parser:
     add("--max_samples", type=cli.count, help="at most so many recordings, evenly spaced")
     add("--output_file", type=Path, required=True, help="JSON to write")
     add("--dtype", choices=list(DTYPES), default="float32", help="of the weights")
+    exact = "run the first model in float64: how far the others, and itself when named twice, are from exact arithmetic"
+    options.flag("--exact", default=False, help=exact)
     add("--device", help="cpu or cuda; default: cuda when there is one")
     return options
 
@@ -102,6 +104,9 @@ def load(args: Namespace) -> list[asr.Transcriber]:
     if len(args.model) < 2:
         raise ValueError(f"--model is {args.model[0]}: name the others too, with commas")
     models = [asr.load(name, device=args.device, dtype=args.dtype) for name in args.model]
+    if args.exact:
+        models[0] = asr.load(args.model[0], device=args.device, dtype="float32")
+        models[0].model.double()
     for model in models[1:]:
         if model.vocabulary.tokens != models[0].vocabulary.tokens:
             raise ValueError(f"{model.name} has another vocabulary than {models[0].name}: no frame compares")
@@ -127,6 +132,7 @@ def work(args: Namespace) -> None:
             "command": provenance.command("offline.agreement"),
             "dataset": {provenance.relative(args.dataset): corpora.digest(args.dataset, found)},
             "dtype": args.dtype,
+            "exact": args.exact,
             "clips": len(found),
             "audio_s": round(sum(utterance.duration_s for utterance in found), 1),
         },

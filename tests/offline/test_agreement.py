@@ -27,6 +27,14 @@ def test_the_bundled_mla_is_near_mha_and_mha_is_mha(
     assert "nats a frame" in capsys.readouterr().out
 
 
+def test_what_is_rounding_shows_against_float64(tmp_path: Path) -> None:
+    output = tmp_path / "x.json"
+    command = ["--dataset", str(SPEECH), *"--model mha,mha --max_samples 3 --device cpu --exact".split()]
+    assert main([*command, "--output_file", str(output)]) == 0
+    row = json.loads(output.read_text())["results"]["mha"]
+    assert row["changed_frames"] == 0 and 1e-7 < row["greatest_difference"] < 1e-3
+
+
 def test_figures_of_a_clip_are_those_of_its_definition() -> None:
     model = asr.load("mha", device="cpu")
     rng = np.random.default_rng(0)
