@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 FADE = 0.98  # of what a batch told, with each batch after it
+FIRST = 3  # batches that do not count: with them a device loads what it runs
 LEAST = 8  # batches before anything is said
 LEAST_SPREAD = (
     1e-3  # variance of their frames, in squares of the mean, under which a line through them is chance
@@ -25,6 +26,8 @@ class BatchCost:
     def learn(self, padded_frames: int, device_s: float) -> None:
         """Take in a batch that ran."""
         self._batches += 1
+        if self._batches <= FIRST:
+            return
         self._weight = FADE * self._weight + 1
         self._frames = FADE * self._frames + padded_frames
         self._time = FADE * self._time + device_s

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from service.batch_cost import LEAST, BatchCost
+from service.batch_cost import FIRST, LEAST, BatchCost
 
 
 def learnt(batches: int, overhead_s: float, frame_s: float, cost: BatchCost | None = None) -> BatchCost:
@@ -20,6 +20,13 @@ def learnt(batches: int, overhead_s: float, frame_s: float, cost: BatchCost | No
 def test_a_line_is_found(overhead_s: float, frame_s: float) -> None:
     found = learnt(40, overhead_s, frame_s).overhead_frames
     assert found == pytest.approx(overhead_s / frame_s, rel=1e-6, abs=1e-6)
+
+
+def test_the_first_batches_in_which_a_device_wakes_do_not_count() -> None:
+    cost = BatchCost()
+    for _ in range(FIRST):
+        cost.learn(100, 5.0)
+    assert learnt(20, 0.01, 1e-4, cost).overhead_frames == pytest.approx(100)
 
 
 def test_it_follows_a_device_that_changes() -> None:
