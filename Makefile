@@ -24,7 +24,7 @@ RUN := $(VENV)/bin/python
 EXTRAS_service   := av,hub,service
 EXTRAS_dev       := av,hub,hf-datasets,service,offline,loadtests,ray,dev
 EXTRAS_synthesis := av,hub,offline,synthesis
-TOOLS := espeak-ng flite fortunes wordnet-base ffmpeg sox prometheus prometheus-alertmanager nginx docker-compose
+TOOLS := espeak-ng flite fortunes wordnet-base ffmpeg sox prometheus prometheus-alertmanager nginx docker-compose chromium
 # Asked once whether the index answers: pip would try, and wait, for every package anew.
 REACH := import sys, urllib.request as u; sys.excepthook = lambda *e: None; u.urlopen(sys.argv[1], timeout=10)
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
