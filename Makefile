@@ -31,7 +31,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup serve test lint format synthesize bundled compare healed ablation reference bench pareto docs loadtest ray-trial smoke host-check dashboards lock
+.PHONY: help setup serve test lint format synthesize bundled people compare healed ablation reference bench pareto docs loadtest ray-trial smoke host-check dashboards lock
 .PHONY: tools clean
 .DELETE_ON_ERROR:
 
@@ -103,6 +103,12 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \
 	    --overwrite || exit 1; done
+
+people: $(VENV)/.installed-dev ## fetch recordings of people from Debian, and test the bundled models on them: results/people.json
+	test -e data/people/report.json || $(RUN) -m offline.people --output_dir data/people
+	cat data/people/prompts-test.jsonl data/people/readers.jsonl > data/people/test.jsonl
+	$(RUN) -m offline.evaluate --model mha,mla --manifest data/people/test.jsonl --decoding greedy,beam+lm --latency_clips 0 \
+	  --overwrite --output_file results/people.json
 
 # Every conversion of the bundled mha, measured on speech that chose nothing. Stopped anywhere, it goes on where it was.
 CONVERT := $(RUN) -m offline.convert --model_name mha --calibration_manifest $(SPEECH) --calibration_s 600

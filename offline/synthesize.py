@@ -117,7 +117,7 @@ def make(task: tuple[Recipe, str, int, Path]) -> Row | str:
         duration_s = len(samples) / SAMPLE_RATE
         if fault := _fault(samples, text):
             return fault
-        _write_flac(path, samples)
+        write_flac(path, samples)
     voice = utterance.voice
     row = {"audio_filepath": utterance.file_name, "duration": round(duration_s, 4), "text": text}
     return row | {"domain": utterance.domain, "engine": voice.engine, "voice": voice.name}
@@ -148,7 +148,7 @@ def _fault(samples: np.ndarray, text: str) -> str | None:
     return None
 
 
-def _write_flac(path: Path, samples: np.ndarray) -> None:
+def write_flac(path: Path, samples: np.ndarray) -> None:
     """Whole or not at all: a file that exists is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.part")
