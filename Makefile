@@ -68,15 +68,19 @@ synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in da
 	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/wide --hours 20 --seed 31 $(VOICES) --everyday_share 0.3 \
 	  --dictionary_share 0.45 --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/kokoro-1 --hours 1.0668 --seed 11 --engines kokoro --shares kokoro=1.0 \
+	  --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 100 --test_seen_clips 200 --test_unseen_clips 200 $(ARGS)
 
 # The bundled models, from nothing. Stopped anywhere, it goes on where it was.
 SPEECH   := data/speech/train.jsonl
 EVERYDAY := data/everyday/train.jsonl
 MORE     := data/more/train.jsonl
 WIDE     := data/open/train.jsonl,data/wide/train.jsonl
+KOKORO   := data/kokoro-1/train.jsonl
+HEARD    := $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE)
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (6 hours on 2 cores)
+bundled: synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (7 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
@@ -92,14 +96,18 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	  --max_steps 3000 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 3000 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.35 \
 	  --augment_strength 0.3 --augment_ramp_steps 0 --seed 4
-	$(LEARN) --train_manifest $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE) --init_from runs/mha-4/final --output_dir runs/mha-5 \
+	$(LEARN) --train_manifest $(HEARD) --init_from runs/mha-4/final --output_dir runs/mha-5 \
 	  --max_steps 2050 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 2050 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.45 \
 	  --average_decay 0.995 --augment_strength 0.4 --augment_ramp_steps 0 --seed 5
-	$(RUN) -m offline.bundle --source runs/mha-5/final --name mha
+	$(LEARN) --train_manifest $(call list,$(HEARD) $(foreach time,1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16,$(KOKORO))) \
+	  --init_from runs/mha-5/final --output_dir runs/mha-6 --max_steps 1900 --batch_seconds 36 --join_s 6 --optimizer muon \
+	  --learning_rate 8e-4 --warmup_steps 50 --decay_steps 1900 --decay linear --curriculum_steps 0 --chunk_start_step 0 \
+	  --chunk_share 0.6 --average_decay 0.995 --augment_strength 0.6 --augment_ramp_steps 0 --seed 6
+	$(RUN) -m offline.bundle --source runs/mha-6/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
-	$(RUN) -m offline.ngram --manifest $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE) --output_file asr/bundled/words.arpa.gz
+	$(RUN) -m offline.ngram --manifest $(HEARD),$(KOKORO) --output_file asr/bundled/words.arpa.gz
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \
 	    --overwrite || exit 1; done

@@ -101,7 +101,7 @@ def _carries(rows: Sequence[Row], card: Row) -> Row:
         "chunk_s": profile.get("chunk_ms", 0) / 1000 or None,
         "weight_bytes": card.get("weight_bytes"),
         "mean_audio_s": _tidy(float(np.mean(mean_audio_s))) if mean_audio_s else None,
-        "busy": _busy(rows),
+        "steps": _steps(rows),
     }
 
 
@@ -166,13 +166,13 @@ def _line(group: Sequence[Row], path: str | None) -> tuple[float | None, float |
     return rest, float(intercept), float(slope)
 
 
-def _busy(rows: Iterable[Row]) -> list[list[float]]:
-    """By streams, the median share of time that the device works for them."""
-    shares: dict[float, list[float]] = {}
-    for row in rows:
-        if row["kind"] == "streams" and not row["lost"]:
-            shares.setdefault(row["level"], []).append(row["device_share"])
-    return [[level, _tidy(median(values))] for level, values in sorted(shares.items())]
+def _steps(rows: Iterable[Row]) -> list[list[float]]:
+    """Of each run of streams that met the goal: how many shared a step, and how long a step took; means, rising."""
+    return sorted(
+        [_tidy(row["steps"] / row["server"]["steps"]), row["server"]["mean"]["stream_step_s"]]
+        for row in rows
+        if row["kind"] == "streams" and row["meets_goal"] and row["server"]["steps"]
+    )
 
 
 def agreement(one: Iterable[Row], other: Iterable[Row]) -> Row:

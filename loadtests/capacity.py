@@ -5,13 +5,20 @@
 
 streams by memory   what the model and a running batch leave of the memory, at most --cache_share of it all, by bytes a
                     stream
-streams by time     as many as keep the device busy for --time_share of the time: between measured numbers in a straight
-                    line, beyond the last one on the line of the last two (marked ~)
+streams by time     on the machine that measured, with all of its time (--speed 1 --time_share 1), as many as met the
+                    sweep's goal before more were late; all else is worked out from the time of a step (marked ~)
 streams             the lesser of the two, and that binds
-requests a second   seconds of audio a second / mean length of a clip: alone, and in the time that the streams leave
+requests a second   seconds of audio a second / mean length of a clip: alone, and in the time that the streams leave;
+                    there each chunk counts as a step of its own, up to --time_share (shared steps leave more)
 
---speed says how many times as fast as the measured machine the device is. It is an assumption of yours: the constants
-know one machine only, and large batches gain more from a large device than this counts.
+The time of a step is fitted as a fixed part and one for each of its streams, over the runs that met the goal. Chunks
+that come while a step runs wait for it and share the next. So with more streams steps grow, until two take as long as a
+chunk, or they have as many streams as any that were measured: that larger ones are worth it is not assumed. '-' is
+unknown.
+
+--speed says how many times as fast as the measured machine the device is, in both parts of a step and with requests. It
+is an assumption of yours: the constants know one machine only, and large steps and batches gain more from a large
+device than this counts.
 """
 
 from __future__ import annotations
@@ -21,11 +28,10 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from loadtests.cli import Parser, count, positive, share
-from loadtests.constants import Constants, ConstantsError, read
+from loadtests.constants import Constants, ConstantsError, StepTime, read
 
 GIB = 2**30
 CLIP_S = 10.0  # where the constants do not say how long clips are
@@ -37,19 +43,19 @@ class Device:
 
     memory_bytes: float
     cache_share: float = 1.0
-    time_share: float = 0.8
+    time_share: float = 1.0
     speed: float = 1.0
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What one model carries on a device. `extrapolated`: the time was not measured for so many streams."""
+    """What one model carries on a device; None is unknown. `worked_out`: the streams by time were not measured."""
 
     name: str
     cache_bytes: float
     streams_by_memory: int | None
     streams_by_time: int | None
-    extrapolated: bool
+    worked_out: bool
     streams: int
     binds: str
     requests_per_s: float | None
@@ -64,7 +70,7 @@ def capacity(
     free = device.memory_bytes - of.fixed_bytes - of.transient_bytes
     cache_bytes = max(0.0, min(device.memory_bytes * device.cache_share, free))
     by_memory = math.floor(cache_bytes / of.bytes_per_stream) if of.bytes_per_stream else None
-    by_time, extrapolated = streams_by_time(of.busy, device.time_share * device.speed)
+    by_time, worked_out = _by_time(of, device.time_share * device.speed)
     bounds = {"memory": by_memory, "time": by_time}
     known = {name: bound for name, bound in bounds.items() if bound is not None}
     binds = min(known, key=lambda name: known[name], default="nothing measured")
@@ -73,39 +79,44 @@ def capacity(
         most, binds = 0, "memory: the model does not fit"
     length_s = clip_s or of.mean_audio_s or CLIP_S
     alone = of.audio_s_per_s * device.speed / length_s if of.audio_s_per_s and free >= 0 else None
-    left = max(0.0, 1 - busy(of.busy, most if streams is None else streams) / device.speed)
-    beside = None if alone is None else alone * left
+    share = busy(of.step, most if streams is None else streams, device.speed)
+    beside = None if alone is None or share is None else alone * (1 - min(share, device.time_share))
     return Capacity(
-        of.name, cache_bytes, by_memory, by_time, extrapolated, most, binds, alone, beside, length_s
+        of.name, cache_bytes, by_memory, by_time, worked_out, most, binds, alone, beside, length_s
     )
 
 
-def busy(points: Sequence[tuple[float, float]], streams: float) -> float:
-    """The share of its time that the measuring device needs for so many streams; 0 where nothing was measured."""
-    if not points or not streams:
+def _by_time(of: Constants, pace: float) -> tuple[int | None, bool]:
+    """Streams by time, and whether they are worked out: then no fewer than the measured, unless it has less time."""
+    worked_out = streams_by_time(of.step, pace)
+    if of.streams_at_goal is None or round(pace, 9) < 1:
+        return worked_out, worked_out is not None
+    measured = math.floor(of.streams_at_goal)
+    if of.late_beyond and round(pace, 9) == 1:
+        return measured, False
+    return (None, False) if worked_out is None else (max(measured, worked_out), True)
+
+
+def busy(step: StepTime | None, streams: int, speed: float = 1.0) -> float | None:
+    """The share of its time that a device needs for so many streams, where none shares a step; None where unknown."""
+    if not streams:
         return 0.0
-    known = [(0.0, 0.0), *points]
-    for (n0, b0), (n1, b1) in pairwise(known):
-        if streams <= n1 or (n1, b1) == known[-1]:
-            return b0 + (b1 - b0) * (streams - n0) / (n1 - n0)
-    raise AssertionError("the last pair returns")
+    return None if step is None else streams * (step.fixed_s + step.each_s) / (step.chunk_s * speed)
 
 
-def streams_by_time(points: Sequence[tuple[float, float]], share: float) -> tuple[int | None, bool]:
-    """The most streams that need no more than that share, and whether that is beyond what was measured.
+def streams_by_time(step: StepTime | None, pace: float = 1.0) -> int | None:
+    """The most streams that are in time, in steps no larger than were measured; None where unknown.
 
-    None where nothing was measured, or the last numbers show no cost of one more.
+    A chunk may have to wait for a whole step and then be in the next: two take as long as a chunk at most. One stream
+    waits for no other.
     """
-    if not points:
-        return None, False
-    known = [(0.0, 0.0), *points]
-    for (n0, b0), (n1, b1) in pairwise(known):
-        if share < b1:
-            return math.floor(n0 + (n1 - n0) * (share - b0) / (b1 - b0) + 1e-9), False
-    (n0, b0), (n1, b1) = known[-2:]
-    if b1 <= b0:
-        return None, True
-    return math.floor(n1 + (n1 - n0) * (share - b1) / (b1 - b0) + 1e-9), True
+    if step is None:
+        return None
+    chunk_s = step.chunk_s * pace  # in time of the machine that measured
+    size = min(step.most, (chunk_s / 2 - step.fixed_s) / step.each_s)
+    if size < 1:
+        return int(step.fixed_s + step.each_s <= chunk_s)
+    return math.floor(size * chunk_s / (step.fixed_s + step.each_s * size) + 1e-9)
 
 
 def table(found: Sequence[Capacity], constants: Sequence[Constants]) -> str:
@@ -123,7 +134,7 @@ def table(found: Sequence[Capacity], constants: Sequence[Constants]) -> str:
     ]
     rows = [head]
     for one, of in zip(found, constants, strict=True):
-        by_time = _count(one.streams_by_time) + ("~" if one.extrapolated else "")
+        by_time = _count(one.streams_by_time) + "~" * one.worked_out
         sizes = [f"{of.fixed_bytes / 2**20:.0f}", f"{of.bytes_per_stream / 2**20:.2f}"]
         requests = [_rate(one.requests_per_s), _rate(one.requests_per_s_beside_streams)]
         rows.append(
@@ -160,8 +171,8 @@ def parser() -> Parser:
     add(
         "--time_share",
         type=share,
-        default=0.8,
-        help="of its time for streams (default: 0.8, as in the service)",
+        default=1.0,
+        help="of its time for streams (default: 1; while clips wait, the service gives streams 0.8)",
     )
     add("--speed", type=positive, default=1.0, help="times as fast as the machine that measured (default: 1)")
     add("--clip_s", type=positive, help=f"mean length of a clip (default: as measured, else {CLIP_S:g})")
@@ -184,7 +195,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     print(table(found, constants))
     print(
-        "\n~ beyond what was measured. Requests are of clips of "
+        "\n~ worked out from steps of up to "
+        + ", ".join(f"{of.step.most:.3g} ({of.name})" if of.step else f"- ({of.name})" for of in constants)
+        + " streams. Requests are of clips of "
         + ", ".join(sorted({f"{one.mean_audio_s:.3g} s" for one in found}))
         + "."
     )

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Record = dict[str, Any]
+NO_STEP = (
+    "time of a step by its streams: streams by time, unless measured, and requests beside streams: unknown"
+)
 
 
 class ConstantsError(ValueError):
@@ -15,19 +21,31 @@ class ConstantsError(ValueError):
 
 
 @dataclass(frozen=True)
+class StepTime:
+    """How long a step takes: `fixed_s`, and `each_s` for each of its streams, of which `most` were measured in one."""
+
+    chunk_s: float
+    fixed_s: float
+    each_s: float
+    most: float
+
+
+@dataclass(frozen=True)
 class Constants:
     """One model in one profile. Bytes are of the memory that the model lies in, times of the machine that measured.
 
-    fixed_bytes: with all that the first stream brings along, but without that stream. `busy`: by streams, which share
-    of the time the device works for them, in rising order. `missing` names what the file does not say, and
-    how it was counted then.
+    fixed_bytes: with all that the first stream brings along, but without that stream. `step`: None where steps of
+    several streams were not measured, or cost no more than those of one. `streams_at_goal`: so many were in time, and
+    more were not where `late_beyond`. `missing` names what the file does not say, and how it was counted then.
     """
 
     name: str
     fixed_bytes: float
     bytes_per_stream: float
     transient_bytes: float
-    busy: tuple[tuple[float, float], ...]
+    step: StepTime | None = None
+    streams_at_goal: float | None = None
+    late_beyond: bool = False
     audio_s_per_s: float | None = None
     mean_audio_s: float | None = None
     missing: tuple[str, ...] = field(default=())
@@ -94,12 +112,17 @@ def of_sweep(name: str, figures: Record) -> Constants:
         slope = figures["cache_bytes_per_stream"] or 0
         missing.append("memory a stream: by formula")
     transient = figures["transient_bytes"]["median"]
+    step = step_time(figures.get("steps", []), figures["chunk_s"])
+    if step is None:
+        missing.append(NO_STEP)
     return Constants(
         name,
         fixed_bytes=fixed,
         bytes_per_stream=slope,
         transient_bytes=transient or 0,
-        busy=_rising([(streams, share) for streams, share in figures["busy"]]),
+        step=step,
+        streams_at_goal=figures["streams_at_goal"]["median"],
+        late_beyond=set(figures["streams_bound_by"]) == {"time"},
         audio_s_per_s=figures["audio_s_per_s"]["median"],
         mean_audio_s=figures["mean_audio_s"],
         missing=tuple(missing),
@@ -109,12 +132,11 @@ def of_sweep(name: str, figures: Record) -> Constants:
 def _of_benchmark(
     arm: str, rows: list[Record], model: Record, table_bytes: int, audio_s_per_s: float | None
 ) -> Constants:
-    points = [
-        (row["streams"], row["step_s_median"] / (row["chunk_ms"] / 1000))
-        for row in rows
-        if not row["out_of_memory"]
-    ]
+    points = [(row["streams"], row["step_s_median"]) for row in rows if not row["out_of_memory"]]
+    step = step_time(points, rows[0]["chunk_ms"] / 1000)
     missing = ["memory of the runtime and of a running step: none"]
+    if step is None:
+        missing.append(NO_STEP)
     if audio_s_per_s is None:
         missing.append("speed of clips: no requests counted (--offline)")
     return Constants(
@@ -122,7 +144,7 @@ def _of_benchmark(
         fixed_bytes=model["weight_bytes"] + table_bytes,
         bytes_per_stream=sum(rows[0]["bytes_per_stream"].values()),
         transient_bytes=0,
-        busy=_rising(points),
+        step=step,
         audio_s_per_s=audio_s_per_s,
         missing=tuple(missing),
     )
@@ -138,10 +160,15 @@ def _speeds(record: Record) -> dict[tuple[str, str], float]:
     return best
 
 
-def _rising(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """In order of streams, and never less busy with more of them: what falls is noise."""
-    busy, rising = 0.0, []
-    for streams, share in sorted(points):
-        busy = max(busy, share)
-        rising.append((float(streams), busy))
-    return tuple(rising)
+def step_time(points: Sequence[Sequence[float]], chunk_s: float | None) -> StepTime | None:
+    """A line through (streams in a step, its seconds); from nothing up where it would begin below that.
+
+    None where all steps have as many streams, or those of more take no longer.
+    """
+    if chunk_s is None or len({streams for streams, _ in points}) < 2:
+        return None
+    streams, seconds = np.transpose(points)
+    each_s, fixed_s = np.polyfit(streams, seconds, 1)
+    if fixed_s < 0:
+        each_s, fixed_s = streams @ seconds / (streams @ streams), 0.0
+    return StepTime(chunk_s, float(fixed_s), float(each_s), float(streams.max())) if each_s > 0 else None

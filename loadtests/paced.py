@@ -39,6 +39,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtests.cli import count, positive
 from loadtests.figures import quantiles
 from loadtests.paced_client import GIVE_UP_S, Client, Message, Sound, SoundError, speak
 
@@ -128,15 +129,13 @@ def parser() -> argparse.ArgumentParser:
     add("--model", default="mla", help="name of the model (default: mla)")
     add("--profile", help="latency and context: balanced, fast or long (default: the server's)")
     add("--clients", type=_counts, default=[4], help="at once, one number after another: 4,16 (default: 4)")
-    add("--pause_s", "--pause-s", type=_positive, default=1.5, help="silence after a file (default: 1.5)")
-    add("--seconds", type=_positive, default=30.0, help="of sound that each client plays (default: 30)")
-    add(
-        "--piece_ms", "--piece-ms", type=_positive, default=100.0, help="of sound in a message (default: 100)"
-    )
+    add("--pause_s", "--pause-s", type=positive, default=1.5, help="silence after a file (default: 1.5)")
+    add("--seconds", type=positive, default=30.0, help="of sound that each client plays (default: 30)")
+    add("--piece_ms", "--piece-ms", type=positive, default=100.0, help="of sound in a message (default: 100)")
     add(
         "--spread_s",
         "--spread-s",
-        type=_positive,
+        type=positive,
         default=0.64,
         help="time over which clients begin (default: 0.64, a chunk)",
     )
@@ -146,17 +145,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _counts(text: str) -> list[int]:
-    return [int(_positive(part)) for part in text.split(",")]
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
+    counts = [count(part) for part in text.split(",")]
+    if 0 in counts:
+        raise argparse.ArgumentTypeError(f"{text!r}: without clients nothing is measured")
+    return counts
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 
 GIVE_UP_S = 60.0  # without a message from the server
-FRAME_MS = 20  # chunks are whole frames
+FRAME_S = 0.02  # chunks are whole frames
 Message = dict[str, Any]
 
 
@@ -123,8 +123,8 @@ class Client:
     def begin(self, ready: Message) -> None:
         """Keep how long the server's chunks are."""
         self.first_s = ready["latency_ms"] / 1000
-        # On the server's grid of 20 ms, without the receptive field's tail.
-        self.chunk_s = self.first_s // 0.02 * 0.02
+        # Whole frames, without the receptive field's tail.
+        self.chunk_s = self.first_s // FRAME_S * FRAME_S
 
     def sent(self, samples: int, due: float, now: float) -> None:
         """Keep that the piece up to so many samples goes out now, and when it was due."""

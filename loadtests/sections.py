@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from loadtests.capacity import Capacity, Device, capacity
+from loadtests.capacity import Capacity, Device, capacity, streams_by_time
 from loadtests.constants import of_sweep
 from loadtests.document import Block, Heading, Paragraph, Picture, Table, number, percent, spread
 from loadtests.figures import Figures as Row
@@ -143,6 +143,7 @@ def _iso_memory(result: Row) -> list[Block]:
     """The same memory for each model: how many streams by it and by time, from the measured constants."""
     constants = [of_sweep(name, model) for name, model in result["carries"].items()]
     fixed = max((one.fixed_bytes + one.transient_bytes for one in constants), default=0)
+    by_steps = ", ".join(f"{one.name} {number(streams_by_time(one.step), 0)}" for one in constants)
     budgets = [fixed + mib * MIB for mib in (16, 64, 256, 1024)]
     rows = [
         [
@@ -154,15 +155,16 @@ def _iso_memory(result: Row) -> list[Block]:
     return [
         Paragraph(
             "The same memory for each (iso-memory): streams that fit in beside the model and a batch, and streams that "
-            "this machine has time for (0.8 of it, `~` beyond what was measured); the lesser binds. `python -m "
-            "loadtests.capacity` works it out for other devices."
+            "this machine had time for: those at the goal (`~`: worked out, where time alone did not end them). The "
+            "lesser binds. `python -m loadtests.capacity` works it out for other devices, from the time of a step by "
+            f"its streams (which for this machine would give {by_steps})."
         ),
         Table(["memory", *result["carries"]], rows),
     ]
 
 
 def _fits(found: Capacity) -> str:
-    by_time = number(found.streams_by_time, 0) + "~" * found.extrapolated
+    by_time = number(found.streams_by_time, 0) + "~" * found.worked_out
     return f"{number(found.streams_by_memory, 0)} by memory, {by_time} by time: {found.binds}"
 
 

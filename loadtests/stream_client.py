@@ -18,6 +18,7 @@ import re
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import soundfile
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 HIGHEST_RATE = 48_000  # that the protocol knows
 Message = dict[str, Any]
@@ -91,7 +92,8 @@ class Client:
         Raises:
             StreamError: the server ended the stream.
         """
-        await self._say(type="start", sample_rate=sound.rate, encoding="pcm_s16le", **self.start)
+        with suppress(ConnectionClosed):  # what the server has said before it closed is still to be read
+            await self._say(type="start", sample_rate=sound.rate, encoding="pcm_s16le", **self.start)
         yield await self._next()
         self.times.started = time.monotonic()
         playing = asyncio.ensure_future(self._play(sound, piece_ms, realtime))
@@ -206,6 +208,12 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+def _body(error: Exception) -> str:
+    """What the answer to a refused handshake says."""
+    body = error.response.body if isinstance(error, InvalidStatus) else None
+    return f": {body.decode(errors='replace')}" if body else ""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; its exit status."""
     options = parser().parse_args(argv)
@@ -213,8 +221,8 @@ def main(argv: list[str] | None = None) -> int:
         parser().error(f"--piece_ms is {options.piece_ms:g}; it must be more than 0")
     try:
         asyncio.run(run(options))
-    except (StreamError, WebSocketException, OSError, InvalidURI, InvalidHandshake) as error:
-        print(f"stream_client: {error}", file=sys.stderr)
+    except (StreamError, WebSocketException, OSError) as error:
+        print(f"stream_client: {error}{_body(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -80,7 +80,8 @@ def tempo(wave: Wave, factor: float) -> Wave:
     After `speed` with the inverse factor it leaves the length, and a speaker with another pitch and vocal tract.
     """
     window = np.hanning(FRAME + 1)[:FRAME].astype(np.float32)
-    hops = round(len(wave) / factor / HOP) + 1
+    length = round(len(wave) / factor)
+    hops = -(-length // HOP) + 1
     # The first frame begins half a frame early, so that every sample lies under two windows, which add up to 1.
     known = np.pad(wave, (SEARCH + HOP, FRAME + HOP + SEARCH + int(HOP * factor)))
     out = np.zeros((hops + 1) * HOP, np.float32)
@@ -91,7 +92,7 @@ def tempo(wave: Wave, factor: float) -> Wave:
             follows = known[at + HOP : at + HOP + FRAME]
             at = first + int(np.argmax(np.correlate(known[first : first + FRAME + 2 * SEARCH], follows)))
         out[hop * HOP : hop * HOP + FRAME] += window * known[at : at + FRAME]
-    return out[HOP : HOP + round(len(wave) / factor)]
+    return out[HOP : HOP + length]
 
 
 def silence(wave: Wave, before_s: float, after_s: float) -> Wave:

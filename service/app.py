@@ -190,7 +190,9 @@ def _watch(
         "engine_heartbeat_limit_seconds": engine.heartbeat_limit_s,
         "engine_heartbeat_age_seconds": engine.heartbeat_age_s,
     }
-    metrics.watch_process(heartbeat | _gpu_gauges(settings))
+    metrics.watch_process(
+        heartbeat | {"queue_audio_limit_seconds": batcher.most_audio_s} | _gpu_gauges(settings)
+    )
 
 
 def _loaders(settings: Settings, app: FastAPI) -> Loaders:

@@ -137,13 +137,16 @@ class Batcher:
         """Raise what `submit` would: to refuse early, before an upload is read."""
         with self.changed:
             self._check_closed()
-            self._check_bound(self.queued_audio_s(), self._most_audio_s(), "wait")
+            most_s = self.most_audio_s()
+            by = "max_queue_audio_s" if most_s == self.limits.max_queue_audio_s else "max_queue_s"
+            self._check_bound(self.queued_audio_s(), most_s, f"wait ({by})")
 
     @contextmanager
     def long_clip(self, audio_s: float) -> Iterator[None]:
         """While open, a clip that comes window by window is in work. Raises Overloaded where enough of them are."""
         with self.changed:
-            self._check_bound(self._long_audio_s, self.limits.max_queue_audio_s, "of long clips are in work")
+            most_s, what = self.limits.max_queue_audio_s, "of long clips are in work (max_queue_audio_s)"
+            self._check_bound(self._long_audio_s, most_s, what)
             self._long_audio_s += audio_s
         try:
             yield
@@ -158,12 +161,12 @@ class Batcher:
     def _check_bound(self, there_s: float, most_s: float, what: str) -> None:
         if there_s >= most_s:
             raise Overloaded(
-                f"{there_s:.0f} s of audio {what}; the limit is {most_s:.0f} s (max_queue_s, max_queue_audio_s)",
+                f"{there_s:.0f} s of audio {what}; the limit is {most_s:.0f} s",
                 retry_after_s=min(60.0, there_s / (self.audio_s_per_s or 10.0)),
             )
 
-    def _most_audio_s(self) -> float:
-        """What may wait."""
+    def most_audio_s(self) -> float:
+        """What may wait, of all models together."""
         most_s, limits = self.limits.max_queue_audio_s, self.limits
         return min(most_s, limits.max_queue_s * self.audio_s_per_s) if self.audio_s_per_s else most_s
 
@@ -186,15 +189,16 @@ class Batcher:
             _fail(job, DeadlineExceeded("the deadline passed before the request's turn came"))
         return batch
 
-    def finish(self, batch: Batch, device_s: float) -> None:
-        """Account for a batch that ran for `device_s`."""
+    def finish(self, batch: Batch, device_s: float, *, well: bool = True) -> None:
+        """Account for a batch that ran for `device_s`; where it did not run `well`, nothing is to be learnt from it."""
         with self.changed:
             queue = self._queues[batch.model]
             queue.running -= len(batch.jobs)
             queue.used_s += device_s
-            queue.cost.learn(batch.padded_frames, device_s)
-            audio_s, before_s = self._done
-            self._done = (FADE * audio_s + batch.audio_s, FADE * before_s + device_s)
+            if well:
+                queue.cost.learn(batch.padded_frames, device_s)
+                audio_s, before_s = self._done
+                self._done = (FADE * audio_s + batch.audio_s, FADE * before_s + device_s)
 
     def close(self) -> None:
         """Refuse new jobs; those queued can still be taken."""

@@ -1,5 +1,7 @@
-"""What a client may do before its request is known: a head of so many bytes in so many seconds, on one of so many
-connections. Uvicorn has no such limits, and its parser joins the pieces of a head anew with every piece that comes.
+"""What a client may do on one of so many connections beside sending a request and reading its answer in time.
+
+A head has so many bytes and seconds, and so has a body that goes on behind its answer; what is sent has to be taken.
+Uvicorn has no such limits, and its parser joins the pieces of a head anew with every piece that comes.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024  # of a request's head, or of anything else that is no body
 HEAD_S = 30.0
+WRITE_S = 30.0  # in which a client has to take some of what it is sent
 MOST_CONNECTIONS = 8192
 
 
@@ -38,6 +41,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True  # or before one
         self._since_event_bytes = 0  # received since the parser last told of something
         self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,6 +57,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -60,8 +65,8 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._since_event_bytes > HEAD_BYTES:
             self._refuse(TooLarge(f"a head of more than {HEAD_BYTES} bytes", code="head_too_large"))
-        elif self._in_head and self._since_event_bytes and not self._head_timer:
-            self._start_timer()
+        elif not self._head_timer and (self._since_event_bytes if self._in_head else self._answered):
+            self._start_timer()  # bytes have ended the wait that uvicorn bounds
 
     def on_headers_complete(self) -> None:
         self._in_head, self._since_event_bytes = False, 0
@@ -79,6 +84,38 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(BadRequest(msg, code="bad_http"))
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._start_write_timer()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._start_write_timer()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_write_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_write_timer()
+
+    @property
+    def _answered(self) -> bool:
+        return bool(self.cycle and self.cycle.response_complete)
+
+    def _start_write_timer(self) -> None:
+        """Also for a connection that is closing: it stays open until all is sent."""
+        if not self._write_timer:
+            self._write_timer = self.loop.call_later(WRITE_S, self.transport.abort)
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None
+
     def _start_timer(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_S, self._out_of_time)
 
@@ -88,14 +125,12 @@ class Connection(HttpToolsProtocol):
             self._head_timer = None
 
     def _out_of_time(self) -> None:
-        if (
-            self.cycle and not self.cycle.response_complete
-        ):  # a next head can wait while the last one's answer is made
+        if self.cycle and not self._answered:  # a next head can wait while the last one's answer is made
             self._start_timer()
-        elif self._since_event_bytes:
+        elif self._in_head and self._since_event_bytes:
             self._refuse(SlowUpload(f"no whole head after {HEAD_S:g} s", code="slow_head"))
         else:
-            self.transport.close()
+            self._hang_up()
 
     def _refuse(self, error: ApiError) -> None:
         """Answer and hang up, unless that is done already."""
@@ -112,4 +147,8 @@ class Connection(HttpToolsProtocol):
             *(f"{name}: {value}" for name, value in ({"Connection": "close"} | error.headers).items()),
         ]
         self.transport.write("\r\n".join([*lines, "", body]).encode())
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         self.transport.close()
+        self._start_write_timer()

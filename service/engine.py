@@ -196,27 +196,29 @@ class Engine:
             self._scheduler.finish(step, time.monotonic() - started)
 
     def _run_batch(self, batch: Batch) -> None:
-        started = time.monotonic()
+        started, well = time.monotonic(), False
         try:
             self._beat(batch.audio_s)
-            self._answer(batch, started)
+            well = self._answer(batch, started)
         finally:
             # Jobs without an answer here mean that the thread is about to end; they must not hang.
             for job in batch.jobs:
                 _end(job, Unavailable("the engine has stopped", code="engine_stopped"))
-            self._scheduler.finish(batch, time.monotonic() - started)
+            self._scheduler.finish(batch, time.monotonic() - started, well=well)
 
-    def _answer(self, batch: Batch, started: float) -> None:
+    def _answer(self, batch: Batch, started: float) -> bool:
+        """Give every job its answer; whether the batch ran as a whole."""
         transcripts = self._try(batch)
         if isinstance(transcripts, _Failure):
             self._one_by_one(batch, transcripts)
-            return
+            return False
         inference_s = time.monotonic() - started
         self._count(batch, inference_s)
         for job, transcript in zip(batch.jobs, transcripts, strict=True):
             queue_s = started - job.submitted
             self._metrics.queue_duration.labels(batch.model).observe(queue_s)
             job.future.set_result(Answer(transcript, queue_s, inference_s, len(batch.jobs)))
+        return True
 
     def _try(self, batch: Batch) -> Sequence[Any] | _Failure:
         """One transcript a job, or the failure: returned, not raised, so that no traceback holds memory."""

@@ -49,7 +49,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" and from_elsewhere(scope, self._origins):
-            error = Forbidden("a page of another site asks; cors_origins names the sites that may")
+            origin = Headers(scope=scope)["origin"]
+            error = Forbidden(f"a page of {origin[:100]!r} asks; cors_origins names other sites that may")
             await _refuse(error, scope, receive, send)
             return
         guarded = scope["type"] in ("http", "websocket") and scope["path"] not in self._open
@@ -83,7 +84,10 @@ def from_elsewhere(scope: Scope, allowed: Collection[str]) -> bool:
     origin = headers.get("origin")
     if not origin or "*" in allowed or origin in allowed:
         return False
-    return urlsplit(origin).hostname != urlsplit(f"//{headers.get('host', '')}").hostname
+    try:
+        return urlsplit(origin).hostname != urlsplit(f"//{headers.get('host', '')}").hostname
+    except ValueError:  # no address, as "http://[::1"
+        return True
 
 
 def subprotocol(socket: WebSocket) -> str | None:

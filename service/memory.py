@@ -32,7 +32,7 @@ def free_bytes(device: str, root: Path = Path("/")) -> int:
 
 def forget_peak(device: str) -> None:
     """Count a GPU's highest allocation anew from here: loading takes more than serving."""
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats(device)
 
 

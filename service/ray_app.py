@@ -6,8 +6,9 @@
 Settings come from the same environment variables. Every replica has an engine, which batches: Serve only hands out
 requests. It counts each of them, and each live stream, for as long as it lasts; by these counts it scales.
 
-Limits hold for each replica. What has none here: Serve's proxy reads all that a stream's client sends, however fast,
-and keeps in memory what the replica has not heard.
+Limits hold for each replica. What has none here: connections and their heads (`service.connections`), as they are those
+of Serve's proxy, so put nginx before it where strangers come in; and what a stream's client sends: the proxy reads all
+of it, however fast, and keeps in memory what the replica has not heard.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ LOOK_S = 0.5  # between two looks at whether this replica is to go
 HEALTH_S = 2.0  # after which it is known at the latest that a replica has died
 METRICS_S = 5.0  # between two reports; Ray hands them on every ten seconds
 CLOSE_S = 5.0  # for what ends after the engine
+UNBOUNDED = (
+    1_000_000  # requests and streams of a replica: the engine refuses what is too much, in its own words
+)
 
 
 def build() -> FastAPI:
@@ -56,6 +60,8 @@ class Replica:
 
     def __init__(self) -> None:
         self._chores = [asyncio.create_task(self._part()), asyncio.create_task(self._report())]
+        for chore in self._chores:
+            chore.add_done_callback(_told)
 
     async def check_health(self) -> None:
         """Serve asks before the first request, and every few seconds from then on."""
@@ -71,7 +77,10 @@ class Replica:
         mirror = Mirror()
         while True:
             await asyncio.sleep(METRICS_S)
-            await asyncio.to_thread(mirror.report, self.app.state.service.metrics.registry)
+            try:
+                await asyncio.to_thread(mirror.report, self.app.state.service.metrics.registry)
+            except Exception:
+                log.exception("metrics were not reported")
 
 
 deployment = serve.deployment(serve.ingress(build)(Replica), name="asr")
@@ -109,6 +118,11 @@ class Mirror:
         return self._gauges[name]
 
 
+def _told(chore: asyncio.Task[None]) -> None:
+    if not chore.cancelled() and (error := chore.exception()):
+        log.error("a chore of the replica has ended", exc_info=error)
+
+
 def _is_to_go() -> bool:
     """Whether Serve is ending this replica.
 
@@ -125,8 +139,7 @@ def app(_: dict[str, Any]) -> serve.Application:
     """What `serve deploy` asks for; serve.yaml says how many replicas there are, and what each of them gets."""
     settings = CliApp.run(Settings, cli_args=[])
     return deployment.options(
-        # The engine refuses what is too much for it, in its own words; this only keeps Serve from queueing before that.
-        max_ongoing_requests=settings.max_requests + settings.max_step_streams,
+        max_ongoing_requests=UNBOUNDED,
         max_queued_requests=settings.max_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         health_check_period_s=HEALTH_S,

@@ -21,8 +21,10 @@ from ray.util.metrics import Counter
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from service.errors import Unavailable
+from service.guard import deny
 from service.middleware import error_body, error_response
 
 log = logging.getLogger("ray.serve")  # the only one that Serve's proxies write down
@@ -61,10 +63,14 @@ class Persistent:
                 if call.accepted:
                     await call.part()
                     return
+        error = _lost()
         if scope["type"] == "http":
-            error = _lost()
             answer = error_response(error, error.headers | {"X-Request-ID": request_id})
             await answer(scope, receive, send)
+            return
+        socket = WebSocket(scope, receive, send)
+        if not await deny(socket, error):
+            await socket.close(RESTARTED, error.code)
 
 
 class Call:

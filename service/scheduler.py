@@ -196,12 +196,12 @@ class Scheduler:
                 return work
             self._wait(left_s)
 
-    def finish(self, work: Batch | Step, device_s: float) -> None:
-        """Account for work that ran for `device_s`."""
+    def finish(self, work: Batch | Step, device_s: float, *, well: bool = True) -> None:
+        """Account for work that ran for `device_s`; `well` as `Batcher.finish` takes it."""
         if isinstance(work, Step):
             self._owed_s += self._owed_per_s * device_s * self.batcher.busy
             return
-        self.batcher.finish(work, device_s)
+        self.batcher.finish(work, device_s, well=well)
         after = self._owed_s - device_s
         self._owed_s = after if self._out_of_turn else max(after, min(self._owed_s, -CREDIT_S))
 

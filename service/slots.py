@@ -107,8 +107,10 @@ def allocate(
         for name, model in models.items()
         for profile in profiles
     ]
+    if not plans:
+        return {}
     room_bytes = _room_for_a_step(plans, budget_bytes, max_streams)
-    share_bytes = (budget_bytes - room_bytes) // max(1, len(plans))
+    share_bytes = (budget_bytes - room_bytes) // len(plans)
     warm_up_streams = max_streams if measure else min(max_streams, CPU_STREAMS)
     made = {}
     for plan in plans:

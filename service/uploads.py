@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 MULTIPART = "multipart/form-data"
 RAW_TYPES = ("application/octet-stream", "application/ogg")
 WRITE_BYTES = 2**20
-SLOWEST_BYTES_PER_S = 1024  # speech for telephones, which is the slowest that anyone sends as it is spoken
+SLOWEST_BYTES_PER_S = 512  # speech in Opus or MP3 at its lowest rates, sent as it is spoken, is 750 and more
 
 
 @dataclass(frozen=True)

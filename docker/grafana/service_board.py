@@ -159,11 +159,13 @@ SATURATION = [
     ),
     Panel(
         "Audio waiting",
-        "Of one instance and model; at 3600 s (max_queue_audio_s) requests are refused.",
+        "Of one instance and model; from the limit on, for all models together, requests are refused.",
         "s",
-        [(f"max by (instance, model) (asr_queue_audio_seconds{{{CHOSEN}}})", "{{instance}} {{model}}")],
+        [
+            (f"max by (instance, model) (asr_queue_audio_seconds{{{CHOSEN}}})", "{{instance}} {{model}}"),
+            (f"asr_queue_audio_limit_seconds{{{OURS}}}", "{{instance}} limit"),
+        ],
         width=6,
-        warn=(1800, 2880),
     ),
     Panel(
         "Streams' slots taken",

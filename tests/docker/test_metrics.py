@@ -18,6 +18,7 @@ GAUGES = {
     "asr_stream_cache_bytes": {"model", "profile"},
     "asr_engine_heartbeat_age_seconds": set(),
     "asr_engine_heartbeat_limit_seconds": set(),
+    "asr_queue_audio_limit_seconds": set(),
     "asr_model_weight_bytes": {"model"},
     "asr_model_state": {"model", "state"},
 }

@@ -128,8 +128,19 @@ def test_what_cannot_be_played_is_one_line(tmp_path: Path, capsys: pytest.Captur
         soundfile.write(tmp_path / name, np.zeros(100), rate)
     with pytest.raises(SoundError, match="16000 Hz"):
         Sound.read([tmp_path / "a.wav", tmp_path / "b.wav"])
-    with pytest.raises(SystemExit, match="2"):
-        main(["a.wav", "--clients", "none"])
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "Lost is a client" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("clients", ["none", "0.5", "4.7", "4,0.5", "4,", "0", "-1"])
+def test_clients_are_whole_numbers_above_0(clients: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["a.wav", "--clients", clients])
+    assert "--clients" in capsys.readouterr().err
+
+
+def test_a_chunk_is_whole_frames() -> None:
+    client = Client(rate=16_000)
+    client.begin({"latency_ms": 205})
+    assert (client.first_s, client.chunk_s) == pytest.approx((0.205, 0.2))

@@ -7,12 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loadtests import plan, report
 from loadtests.analysis import agreement, carries, levels
+from loadtests.capacity import Device
+from loadtests.capacity import capacity as worked_out
 from loadtests.capacity import main as capacity
 from loadtests.cells import Bench
+from loadtests.constants import of_sweep
 from loadtests.figures import row
 from loadtests.http_client import Sample
 from loadtests.plan import Cell, Session, Sizes
@@ -41,6 +45,7 @@ def record(cell: Cell) -> dict[str, Any]:
     """What a sweep keeps beside the samples, with a device that is busy for 2% of the time with each stream."""
     metrics = {
         'asr_stream_step_duration_seconds_sum{model="m"}': 0.02 * cell.level * 10 * (cell.kind == "streams"),
+        'asr_stream_step_duration_seconds_count{model="m"}': 10 * (cell.kind == "streams"),
         "asr_model_weight_bytes": 20 * MIB,
     }
     server = delta({}, parse("\n".join(f"{name} {value}" for name, value in metrics.items())), wall_s=10.0)
@@ -125,7 +130,7 @@ def test_what_each_carries(store: Store) -> None:
         assert model["fixed_bytes"]["median"] == pytest.approx(310 * MIB)
         assert model["streams_bound_by"] == {"time": 2} and model["memory_of"] == "the process (RSS)"
         assert model["rest_bytes"]["median"] == 300 * MIB and model["transient_bytes"]["median"] == 40 * MIB
-        assert model["busy"] == [[2, 0.04], [8, 0.16]]
+        assert model["steps"] == [[3.2, 0.04]] * 2  # 2 streams of 16 steps; 8 miss the goal
     assert (mha["slots"], mla["slots"]) == (102, 256) and mla["weight_bytes"] == 20 * MIB
 
 
@@ -255,13 +260,75 @@ def test_all_files_are_written_and_name_what_is_there(store: Store, tmp_path: Pa
 
 
 def test_the_calculator_reads_it(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of 370 MiB 20 are left by 300 at rest, 10 that come with the first stream and 40 for a batch; 2% of time each."""
+    """Of 370 MiB 20 are left by 300 at rest, 10 that come with the first stream and 40 for a batch; two are in time."""
     (tmp_path / "report.json").write_text(json.dumps(report.analyse(store)))
     assert capacity([str(tmp_path / "report.json"), "--memory_gib", str(370 / 1024), "--json"]) == 0
     models = json.loads(capsys.readouterr().out)["models"]
     assert [model["streams_by_memory"] for model in models] == [4, 10]
-    assert [model["streams_by_time"] for model in models] == [40, 40]
-    assert [model["binds"] for model in models] == ["memory", "memory"]
+    assert [model["streams_by_time"] for model in models] == [2, 2]
+    assert [model["binds"] for model in models] == ["time", "time"]
+
+
+CHUNK_S, FIXED_S, EACH_S = 0.64, 0.02, 0.015
+
+
+def simulated(streams: int, speed: float = 1.0) -> tuple[list[float], list[int], float]:
+    """Streams spread over a chunk, on a device that takes all that wait: latencies, sizes of steps, its share."""
+    due = sorted(CHUNK_S * (turn + n / streams) for turn in range(200) for n in range(streams))
+    now, at, busy_s = 0.0, 0, 0.0
+    latency_s: list[float] = []
+    sizes: list[int] = []
+    while at < len(due):
+        now = max(now, due[at])
+        size = sum(when <= now for when in due[at : at + 500])
+        took_s = (FIXED_S + EACH_S * size) / speed
+        now, busy_s = now + took_s, busy_s + took_s
+        latency_s += [now - when for when in due[at : at + size]]
+        sizes.append(size)
+        at += size
+    return latency_s, sizes, busy_s / now
+
+
+def swept(level: int) -> dict[str, Any]:
+    """A row of so many streams on that device."""
+    cell = Cell("streams", "mha", 1, level)
+    latency_s, sizes, share = simulated(level)
+    made = record(cell)
+    made["server"]["steps"] = len(sizes)
+    made["server"]["mean"]["stream_step_s"] = FIXED_S + EACH_S * sum(sizes) / len(sizes)
+    made["server"]["device_share"]["streams"] = share
+    sent = [
+        StreamSample("s", 10.0, CHUNK_S, latency_s[n::level], [], 0.2, 0.01, 0, 200, "hello", 10, 1)
+        for n in range(level)
+    ]
+    return row(made, [asdict(one) for one in sent], (1.0, 2.0))
+
+
+def test_streams_share_steps_only_once_the_device_is_busy() -> None:
+    """18 streams take nearly all of its time, and yet 36 are in time: what a share of it says is no bound."""
+    rows = [swept(level) for level in (4, 9, 18, 24, 30, 36, 42, 48)]
+    shares = {row["level"]: row["device_share"] for row in rows}
+    assert shares[9] == pytest.approx(2 * shares[4] * 9 / 8, rel=0.02)  # each chunk a step of its own
+    assert shares[18] > 0.95 * shares[36]
+    found = carries(rows, {"mha": CARD | {"profiles": [{"chunk_ms": 640}]}})
+    at_goal = found["mha"]["streams_at_goal"]["median"]
+    assert at_goal == 36 and [row["meets_goal"] for row in rows][-2:] == [False, False]
+    of = of_sweep("mha", found["mha"] | {"cache_bytes_per_stream": MIB})
+    assert of.step and (of.step.fixed_s, of.step.each_s) == pytest.approx((FIXED_S, EACH_S))
+    assert of.step.most < 30  # the levels that miss do not count
+    fits = worked_out(of, Device(2**40))
+    assert (fits.streams_by_time, fits.worked_out) == (36, False)
+
+
+@pytest.mark.parametrize("speed", [0.5, 2.0, 10.0])
+def test_streams_of_a_faster_device_are_in_time_and_not_many_more_are(speed: float) -> None:
+    rows = [swept(level) for level in (4, 18, 36, 42)]
+    found = carries(rows, {"mha": CARD | {"profiles": [{"chunk_ms": 640}]}})
+    of = of_sweep("mha", found["mha"] | {"cache_bytes_per_stream": MIB})
+    streams = worked_out(of, Device(2**40, speed=speed)).streams_by_time
+    assert streams
+    assert np.quantile(simulated(streams, speed)[0], 0.95) <= CHUNK_S
+    assert np.quantile(simulated(round(1.25 * streams), speed)[0], 0.95) > CHUNK_S
 
 
 def test_part_of_a_sweep_can_be_reported(tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def test_stereo_at_another_rate_is_mixed(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--profile", "slow"], "profile_not_found: no profile 'slow'; choices: balanced, fast, long"),
-        (["--model", "nobody"], "model_not_found"),
-        (["--key", "another"], "HTTP 401"),
+        (["--model", "nobody"], "model_not_found: no model 'nobody'; choices: "),
+        (["--key", "another"], "invalid_api_key"),
         (["--url", "ftp://localhost:1"], "scheme"),
         (["--url", "ws://localhost:1"], "Connect"),
     ],

@@ -59,10 +59,17 @@ def test_tempo_moves_length_and_not_pitch(factor: float) -> None:
 
 
 def test_an_unchanged_tempo_changes_nothing() -> None:
-    for samples in (5_000, SECOND):
+    for samples in (5_000, SECOND, 10 * effects.HOP + 100):
         wave = np.random.default_rng(0).standard_normal(samples, np.float32)
         inside = slice(0, samples - effects.FRAME)  # beyond, there is only silence to go on with
         assert effects.tempo(wave, 1.0)[inside] == pytest.approx(wave[inside], abs=1e-5)
+
+
+@pytest.mark.parametrize("samples", [10 * effects.HOP + rest for rest in (0, 1, 100, 200)])
+def test_tempo_fades_no_end(samples: int) -> None:
+    wave = np.ones(samples, np.float32)
+    assert effects.tempo(np.pad(wave, (0, effects.FRAME)), 1.0)[:samples] == pytest.approx(wave, abs=1e-5)
+    assert effects.tempo(wave, 1.0)[-effects.HOP :].min() > 0.99
 
 
 @pytest.mark.parametrize("codec", effects.CODECS, ids=lambda codec: codec[1])

@@ -182,9 +182,10 @@ def test_waiting_audio_is_bounded_by_what_the_device_achieves() -> None:
     batch = batcher.take()
     assert batch is not None
     batcher.finish(batch, 10.0)  # 6 s of audio a second: 120 s are 20 s of work
+    batcher.finish(batch, 1000.0, well=False)
     for _ in range(2):
         batcher.submit(job(audio_s=60.0))
-    with pytest.raises(Overloaded, match="limit is 120 s") as refused:
+    with pytest.raises(Overloaded, match=r"\(max_queue_s\); the limit is 120 s") as refused:
         batcher.check_open()
     assert refused.value.headers["Retry-After"] == "20"
 

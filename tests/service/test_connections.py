@@ -36,6 +36,7 @@ def served(model: FakeTranscriber) -> Iterator[Served]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_S", 0.2)
+    monkeypatch.setattr(connections, "WRITE_S", 0.2)
 
 
 @contextmanager
@@ -123,6 +124,34 @@ def test_half_a_head_behind_work_does_not_end_the_work(served: Served, model: Fa
         time.sleep(3 * connections.HEAD_S)
         model.gate.set()
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_body_that_goes_on_behind_its_answer_is_cut_off(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(HEAD + b"Content-Length: 100\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"a")
+        assert rest(connection) == b""
+    with connected(served) as connection:  # one that ends in time does no harm
+        connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"ab" + HEAD + b"\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.usefixtures("hurried")
+def test_who_does_not_read_gives_the_connection_back(served: Served) -> None:
+    ask = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    with ExitStack() as held:
+        for _ in range(MOST):
+            held.enter_context(connected(served)).sendall(
+                ask * 20
+            )  # more than the system takes off the server
+        wait_until(
+            lambda: served.client.get("/health/live").status_code == 503, "all connections to be taken"
+        )
+        wait_until(lambda: served.client.get("/health/live").status_code == 200, "room again")
 
 
 def test_connections_are_bounded(served: Served) -> None:

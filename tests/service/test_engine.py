@@ -4,7 +4,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -38,6 +39,10 @@ def running(
         yield engine, batcher, metrics
     finally:
         assert engine.stop(WAIT_S)
+
+
+def spied(batcher: Batcher) -> AbstractContextManager[Mock]:
+    return patch.object(batcher, "finish", wraps=batcher.finish)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float:
@@ -119,7 +124,7 @@ def test_out_of_memory_is_counted_and_tried_clip_by_clip(held: FakeTranscriber) 
 
     model = Small(held=True)
     model.gate.set()
-    with running(mha=lambda: model) as (_, batcher, metrics):
+    with running(mha=lambda: model) as (_, batcher, metrics), spied(batcher) as finish:
         model.gate.clear()
         model.entered.clear()
         jobs = [job(800)]
@@ -132,6 +137,8 @@ def test_out_of_memory_is_counted_and_tried_clip_by_clip(held: FakeTranscriber) 
         assert all(one.future.result(WAIT_S).transcript.text == "SAMPLES 800" for one in jobs)
         assert value(metrics, "asr_out_of_memory_total", model="mha") == 1
         assert len(model.batches) == 6  # and no second warm-up: the device is well
+    well = [call.kwargs["well"] for call in finish.call_args_list]
+    assert well == [True, False]  # what was run again says nothing about a batch's cost
 
 
 @pytest.mark.parametrize("what", ["torch on a CPU", "python", "CUDA"])

@@ -156,6 +156,7 @@ def test_a_page_that_has_a_key_may_use_a_server_without_keys(fake_server: Served
     [
         ("https://evil.example", 403),
         ("null", 403),
+        ("http://[::1", 403),
         ("http://127.0.0.1:3000", 101),
         (ORIGIN, 101),
     ],

@@ -65,11 +65,11 @@ def test_nobody_is_to_go_where_there_is_no_replica() -> None:
 
 
 def test_what_serve_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More at once than the engine admits, so that it is the engine that refuses; and time to end well."""
+    """More at once than the engine admits, clips and streams, so that the engine refuses; and time to end well."""
     monkeypatch.setenv("MLA_ASR_MAX_REQUESTS", "7")
     monkeypatch.setenv("MLA_ASR_DRAIN_TIMEOUT_S", "90")
     application = ray_app.app({})
     assert isinstance(application, serve.Application)
     asked = application._bound_deployment
-    assert asked.max_ongoing_requests > 7
+    assert asked.max_ongoing_requests > 7 + 80 * 2**30 // 2**17  # 128 KiB are little for a stream
     assert asked._deployment_config.graceful_shutdown_timeout_s > 90

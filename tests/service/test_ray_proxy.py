@@ -12,7 +12,7 @@ import httpx
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from service.ray_proxy import ATTEMPTS, HELD_BYTES, Persistent, middleware
@@ -153,6 +153,15 @@ def test_a_stream_that_has_not_begun_goes_to_the_next_replica(replicas: Replicas
         with pytest.raises(ConnectionClosed):
             client.recv(WAIT_S)
     assert (client.close_code, client.close_reason, replicas.calls) == (1008, "asked", 2)
+
+
+def test_a_stream_that_no_replica_survives_is_refused(replicas: Replicas, address: str) -> None:
+    replicas.deaths = 10
+    with pytest.raises(InvalidStatus) as refused, connect(f"ws://{address}/stream", compression=None):
+        pass
+    assert refused.value.response.status_code == 503
+    assert json.loads(refused.value.response.body or b"")["error"]["code"] == "replica_lost"
+    assert replicas.calls == ATTEMPTS
 
 
 def test_a_stream_that_its_client_ends_is_over(replicas: Replicas, address: str) -> None:

@@ -29,6 +29,10 @@ def test_where_not_one_stream_fits_there_is_none(caplog: pytest.LogCaptureFixtur
     assert "mha/balanced: no streams, as one takes 1000 bytes of 999 (stream_memory)" in caplog.text
 
 
+def test_where_no_model_has_loaded_there_is_none() -> None:
+    assert allocate({}, PROFILES, 20_000, None) == {}
+
+
 def test_a_real_models_caches_and_tables_stay_within_the_budget(folders: dict[str, str]) -> None:
     models = {name: asr.load(folder, device="cpu") for name, folder in folders.items()}
     for dtype in (None, "int8"):
