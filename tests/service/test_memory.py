@@ -68,10 +68,16 @@ def test_free_memory_in_a_container(
     assert memory.free_bytes("cpu", machine(tmp_path, groups, proc__meminfo=MEMINFO, **named)) == expected
 
 
-@pytest.mark.parametrize(("device", "told"), [("cuda:1", ["cuda:1"]), ("cpu", [])])
-def test_only_a_gpu_forgets_its_peak(monkeypatch: pytest.MonkeyPatch, device: str, told: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("device", "there", "told"),
+    [("cuda:1", True, ["cuda:1"]), ("cuda:1", False, []), ("cpu", True, [])],
+)
+def test_only_a_gpu_forgets_its_peak(
+    monkeypatch: pytest.MonkeyPatch, device: str, there: bool, told: list[str]
+) -> None:
     seen: list[str] = []
     forget: Callable[[str], None] = seen.append
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", forget)
     memory.forget_peak(device)
     assert seen == told
