@@ -14,6 +14,7 @@ import time
 from functools import partial
 from types import FrameType
 
+import torch
 import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -75,6 +76,13 @@ def main(argv: list[str]) -> int:
     except ValidationError as error:
         print("python -m service: error:", *_reasons(error), sep="\n  ", file=sys.stderr)
         return 2
+    if (settings.device or "").startswith("cuda") and not torch.cuda.is_available():
+        print(
+            f"python -m service: error:\n  --device is {settings.device!r}: torch finds no CUDA device; without --device"
+            " the models run on the CPU",
+            file=sys.stderr,
+        )
+        return 2
     logs.set_up(settings.log_format, settings.log_level)
     os.environ.pop("MLA_ASR_API_KEYS", None)  # the processes that decode uploads need not have them
     for name in sorted(os.environ):
@@ -83,8 +91,9 @@ def main(argv: list[str]) -> int:
     if settings.spool_dir:
         tempfile.tempdir = str(settings.spool_dir)  # the form parser's files too
     app = create_app(settings)
-    server = DrainingServer(server_config(app, settings), app.state.service)
-    server.run()
+    config = server_config(app, settings)
+    server = DrainingServer(config, app.state.service)
+    server.run([config.bind_socket()])  # before the models are loaded: a port that is taken is told at once
     return 0 if server.started else 3
 
 

@@ -148,7 +148,7 @@ class Connection:
             )
         self._service.check_model(model)
         if not self._service.engine.ready:
-            raise Unavailable("the models are not ready yet; /health/ready says when")
+            raise Unavailable("the models are not ready; /health/ready says why")
         return model
 
     async def _start(self) -> Start:

@@ -158,7 +158,7 @@ class Transcription:
         if self.draining:
             raise Unavailable("the server is shutting down", code="draining")
         if not self.ready:
-            raise Unavailable("the models are not ready yet; /health/ready says when", retry_after_s=5)
+            raise Unavailable("the models are not ready; /health/ready says why", retry_after_s=5)
         if self.in_work >= self.settings.max_requests:
             raise Overloaded(
                 f"{self.in_work} requests are in work, the limit (max_requests)", code="too_many_requests"

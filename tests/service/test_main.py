@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
@@ -80,6 +81,28 @@ def test_wrong_settings_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err
     for part in ("--port is 'x'", "--dtype is 'int8'", "'bfloat16'", "'mha' is not name=source"):
         assert part in said
+
+
+def test_cuda_where_there_is_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--device", "cuda:0"]) == 2
+    assert "--device is 'cuda:0': torch finds no CUDA device" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_before_a_model_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = ["--host", "127.0.0.1", "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(
+            [sys.executable, "-m", "service", *options],
+            capture_output=True,
+            cwd=ROOT,
+            text=True,
+            timeout=WAIT_S,
+        )
+    assert done.returncode == 3
+    assert "Address already in use" in done.stderr and "service.engine" not in done.stderr
 
 
 KEY = "k" * 20
