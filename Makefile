@@ -201,7 +201,7 @@ pareto: $(VENV)/.installed-dev ## WER by bytes and step time of live streams: re
 	$(RUN) -m offline.pareto results/streaming-joined.json --benchmark results/benchmark-stream-large.json \
 	  --output_dir reports/streaming
 
-loadtest: $(VENV)/.installed-dev ## measure what the service carries with mha and with mla: results/loadtest (75 minutes; ARGS=--quick: 10 minutes)
+loadtest: $(VENV)/.installed-dev ## measure what the service carries with mha and with mla: results/loadtest (90 minutes; ARGS=--quick: 10 minutes)
 	$(RUN) -m loadtests.sweep $(ARGS)
 
 ray-trial: $(VENV)/.installed-dev ## kill and retire replicas of the service on Ray Serve here: results/ray.json (4 minutes)

@@ -76,11 +76,12 @@ def line(row: dict[str, Any]) -> str:
     at = [row["latency_s"][name] for name in ("p50", "p95", "p99")]
     times = "/".join("-" if value is None else f"{1000 * value:.0f}" for value in at)
     lag_ms = 1000 * (row["lag_s"]["p99"] or 0.0)
+    percent = row["wer"]["percent"]
     refused = f"{row['busy']} refused, {row['error'] + row['not_sent']} failed"
     return (
         f"{row['rate']:g}/s: {row['ok']} of {row['requests']} answered, {refused}; p50/p95/p99 {times} ms from the "
         f"intended time; lag p99 {lag_ms:.1f} ms; {row['audio_s_per_s']:.1f} s of audio a second; "
-        f"WER {row['wer']['percent']}%"
+        f"WER {'-' if percent is None else f'{percent}%'}"
     )
 
 

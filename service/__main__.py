@@ -78,8 +78,8 @@ def main(argv: list[str]) -> int:
         return 2
     if (settings.device or "").startswith("cuda") and not torch.cuda.is_available():
         print(
-            f"python -m service: error:\n  --device is {settings.device!r}: torch finds no CUDA device; without --device"
-            " the models run on the CPU",
+            f"python -m service: error:\n  --device is {settings.device!r}: torch finds no CUDA device; without"
+            " --device the models run on the CPU",
             file=sys.stderr,
         )
         return 2
