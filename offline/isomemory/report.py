@@ -16,6 +16,7 @@ from offline.isomemory.verdicts import (
 )
 
 MIB = 2**20
+NONE = "No compressed arm was measured."
 
 
 def markdown(
@@ -61,26 +62,36 @@ def answer(points: Sequence[Point], verdicts: Sequence[Verdict]) -> list[str]:
     """Returns the verdict in plain sentences, from the figures alone."""
     lines = [f"- {_context(row['from'], row['to'], row['gap'])}" for row in what_context_buys(points)]
     said = ["How much the longer window helps:\n\n" + "\n".join(lines)] if lines else []
-    by_text = {
-        text: [each for each in verdicts if each.text == text] for text in (WORTH, SHORTER, UNDECIDED, ALONE)
-    }
+    by_text = _by_text(verdicts)
     said += [_sentence(text, found) for text, found in by_text.items() if found]
-    return [*said, conclusion(by_text)] if verdicts else [*said, "No compressed arm was measured."]
+    families = dict.fromkeys(each.point.family for each in verdicts)
+    return [*said, *(_conclusion_of(family, verdicts) for family in families)] if verdicts else [*said, NONE]
 
 
 def conclusion(by_text: dict[str, list[Verdict]]) -> str:
     """The one sentence to remember."""
     worth, shorter = len(by_text[WORTH]), len(by_text[SHORTER])
     if worth and not shorter:
-        return "**At equal memory a compressed latent is worth it here wherever chance can be ruled out.**"
+        return "at equal memory it is worth it here wherever chance can be ruled out."
     if shorter and not worth:
-        return "**At equal memory a shorter window of uncompressed frames is the better choice here.**"
+        return "at equal memory a shorter window of uncompressed frames is the better choice here."
     if worth:
-        return "**At equal memory it depends on the point: the lists above say where which one is better.**"
+        return "at equal memory it depends on the point: the lists above say where which one is better."
     return (
-        "**At equal memory neither is better here beyond chance. Then a shorter window is the plain choice, as it "
-        "needs no conversion; MLA is for budgets below the shortest window that was measured without it.**"
+        "at equal memory neither is better here beyond chance. Then a shorter window is the plain choice, as it "
+        "needs no conversion; MLA is for budgets below the shortest window that was measured without it."
     )
+
+
+def _by_text(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    return {
+        text: [each for each in verdicts if each.text == text] for text in (WORTH, SHORTER, UNDECIDED, ALONE)
+    }
+
+
+def _conclusion_of(family: str, verdicts: Sequence[Verdict]) -> str:
+    """A cut may pay where a deeper one does not."""
+    return f"**{family}: {conclusion(_by_text([each for each in verdicts if each.point.family == family]))}**"
 
 
 def _sentence(text: str, found: Sequence[Verdict]) -> str:
