@@ -214,7 +214,7 @@ def test_the_command_writes_report_data_and_pictures(benchmark: Path, tmp_path: 
     assert len(data["what"]["inputs"]) == 2
     for name in ("wer_by_bytes.png", "wer_by_step_time.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG") and f"({name})" in text
-    assert "a compressed latent is worth it" in capsys.readouterr().out
+    assert "at equal memory it is worth it here" in capsys.readouterr().out
 
 
 def test_what_cannot_be_used_is_named(benchmark: Path, tmp_path: Path, capsys) -> None:
