@@ -108,6 +108,10 @@ def _add_schedule_options(options: cli.Parser) -> None:
     add("--decay", choices=["1-sqrt", "linear", "cosine"], default="1-sqrt", help="how it falls")
     add("--optimizer", choices=["adamw", "muon"], default="adamw", help="muon: for the encoder's matrices")
     add("--weight_decay", type=cli.weight, default=1e-2, help="on weight matrices")
+    shrinkage = (
+        "of the singular values of [W_K; W_V], a step and unit of rate, so that a small latent can carry them"
+    )
+    add("--kv_shrinkage", type=cli.weight, default=0.0, help=shrinkage)
     add("--gradient_accumulation_steps", type=cli.count, default=1, help="batches to one optimiser step")
     add("--curriculum_steps", type=cli.natural, default=600, help="first batches, short recordings first")
     add("--eval_steps", type=cli.count, default=250, help="steps from one evaluation to the next")
@@ -167,6 +171,8 @@ def build(args: Namespace) -> CTCTrainer:
     training = training_arguments(args, **schedule(args))
     set_seed(args.seed)
     model, vocabulary = new_model(args)
+    if args.kv_shrinkage and model.config.attention.kind == "mla":
+        raise ValueError("--kv_shrinkage: for mha only, mla has no W_K and W_V")
     train = usable(
         read_manifests(args.train_manifest, vocabulary), model.config, vocabulary, args.max_duration_s
     )
@@ -202,6 +208,7 @@ def build(args: Namespace) -> CTCTrainer:
         dev_batch_seconds=args.batch_seconds,
         average_decay=args.average_decay,
         muon=args.optimizer == "muon",
+        kv_shrinkage=args.kv_shrinkage,
         report=report(args, model, train_hours, training.world_size),
     )
 

@@ -25,6 +25,7 @@ from offline.average import Average
 from offline.data import batches_of
 from offline.muon import Muon, groups_of
 from offline.objective import Objective, ctc_loss
+from offline.shrinkage import EVERY, lower_rank
 from offline.training_data import Collator, RunSampler, SpeechDataset
 
 WEIGHTS, AVERAGE = "model.safetensors", "average.safetensors"
@@ -79,6 +80,7 @@ class CTCTrainer(Trainer):
         dev_batch_seconds: float,
         average_decay: float,
         muon: bool = False,
+        kv_shrinkage: float = 0.0,
         report: dict[str, Any],
         best_folder: str = "best",
     ) -> None:
@@ -92,7 +94,7 @@ class CTCTrainer(Trainer):
         if objective.trainable == "all":
             learning |= {name for name, _ in objective.model.named_buffers()}
         self.average = Average(objective.model, average_decay, learning.__contains__)
-        self.muon = muon
+        self.muon, self.kv_shrinkage = muon, kv_shrinkage
         self.metrics: dict[str, float] = {}  # of the last evaluation, and the step that it came after
         self.evaluated_at: int | None = None
         self._logged = (0.0, time.monotonic())
@@ -261,13 +263,20 @@ class CTCTrainer(Trainer):
 
 
 class _AfterStep(TrainerCallback):
-    """Moves the average after each optimiser step; starts the clock of the throughput."""
+    """Lowers the rank of keys and values, moves the average, and starts the clock of the throughput."""
 
     def __init__(self, trainer: CTCTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer._logged = self.trainer.hours_heard(state.global_step), time.monotonic()
+
+    def on_optimizer_step(
+        self, args: Any, state: Any, control: Any, *, optimizer: Optimizer, **_: Any
+    ) -> None:
+        if self.trainer.kv_shrinkage and (state.global_step + 1) % EVERY == 0:
+            rate = optimizer.param_groups[0]["lr"]  # of the step just taken: the schedule moves on after this
+            lower_rank(self.trainer.objective.model, EVERY * rate * self.trainer.kv_shrinkage)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.average.update(self.trainer.objective.model, state.global_step)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,29 @@ class StopAt(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_training_stop = state.global_step == self.step
+
+
+def test_shrinkage_lowers_the_rank_of_keys_and_values_by_the_rate(tones: Path) -> None:
+    """At a constant rate of 1e-2 five steps lower every singular value by 5 * 1e-2 * shrinkage, down to 0."""
+    options: dict[str, object] = {"learning_rate": 1e-2, "warmup_steps": 0, "save_steps": 5}
+
+    def largest(trainer: CTCTrainer) -> float:
+        attention = trainer.objective.model.encoder.layers[0].self_attn
+        return float(
+            torch.linalg.svdvals(torch.cat([attention.linear_k.weight, attention.linear_v.weight]))[0]
+        )
+
+    plain, lowered, gone = (
+        largest(train(tones, f"shrunk-{by}", 5, kv_shrinkage=by, average_decay=0, **options))
+        for by in (0, 4, 1000)
+    )
+    assert lowered == pytest.approx(plain - 0.2, abs=1e-5)
+    assert gone == 0
+
+
+def test_shrinkage_is_for_mha(tiny_folder: Callable[..., Path], tones: Path) -> None:
+    with pytest.raises(ValueError, match=r"--kv_shrinkage: for mha only"):
+        train(tones, "shrunk-mla", 5, init_from=tiny_folder("mla"), kv_shrinkage=1)
 
 
 def test_six_steps_equal_three_then_three_more(tones: Path) -> None:
