@@ -79,7 +79,7 @@ def conclusion(by_text: dict[str, list[Verdict]]) -> str:
         return "at equal memory it depends on the point: the lists above say where which one is better."
     return (
         "at equal memory neither is better here beyond chance. Then a shorter window is the plain choice, as it "
-        "leaves what the model says as it is; MLA is for budgets below the shortest window that was measured without it."
+        "leaves the outputs as they are; MLA is for budgets below the shortest window that was measured without it."
     )
 
 
@@ -93,7 +93,9 @@ def _conclusion_of(family: str, verdicts: Sequence[Verdict]) -> str:
     """A cut may pay where a deeper one does not."""
     own = [each for each in verdicts if each.point.family == family]
     ratios = sorted(each.point.step_s / each.rival.step_s for each in own if each.rival)
-    time = f" Its steps take {ratios[0]:.2f} to {ratios[-1]:.2f} times as long as its rivals'." if ratios else ""
+    time = (
+        f" Its steps take {ratios[0]:.2f} to {ratios[-1]:.2f} times as long as its rivals'." if ratios else ""
+    )
     return f"**{family}: {conclusion(_by_text(own))}{time}**"
 
 
