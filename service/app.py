@@ -24,7 +24,7 @@ from service.batcher import Batcher, Limits
 from service.clips import Model
 from service.decoding import DecodePool
 from service.engine import Engine
-from service.guard import Guard
+from service.guard import Guard, describe
 from service.keys import Keys
 from service.metrics import Metrics
 from service.routes import router
@@ -39,6 +39,10 @@ from service.transcription import Transcription
 log = logging.getLogger(__name__)
 
 ENGINE_STOP_S = 10.0
+DESCRIPTION = """Recordings: `POST /transcribe`, or as OpenAI's clients ask.
+
+Live: `WS /stream?model=mla`, which a page like this cannot show: a `start` message, sound in binary ones, `end`; texts
+come while it is spoken. The page at `/` speaks it."""
 Loaders = Mapping[str, Callable[[], Model]]
 
 
@@ -55,15 +59,20 @@ def create_app(settings: Settings, loaders: Loaders | None = None) -> FastAPI:
         version=_version(),
         lifespan=_lifespan,
         summary="Speech recognition, mha and mla",
+        description=DESCRIPTION,
     )
     app.state.cards = {}
     app.state.service = _wire(settings, loaders or _loaders(settings, app))
     app.include_router(router)
     app.include_router(openai_routes.router)
     app.include_router(stream_routes.router)
+    known = _keys(settings)
+    if known.on:
+        plain = app.openapi
+        app.openapi = lambda: describe(plain())  # type: ignore[method-assign]
     app.add_middleware(
         Guard,
-        keys=_keys(settings),
+        keys=known,
         metrics=app.state.service.metrics,
         open_metrics=settings.open_metrics,
         origins=settings.cors_origins,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from contextlib import ExitStack
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -67,6 +68,16 @@ class Guard:
                 await _refuse(error, scope, receive, send)
                 return
             await self._app(scope, receive, send)
+
+
+def describe(schema: dict[str, Any]) -> dict[str, Any]:
+    """Says in an OpenAPI description which routes need a key, so that a page of it can send one."""
+    schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, operations in schema["paths"].items():
+        if path not in OPEN:
+            for operation in operations.values():
+                operation["security"] = [{"key": []}]
+    return schema
 
 
 def given_key(scope: Scope) -> str | None:

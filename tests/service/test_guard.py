@@ -62,6 +62,18 @@ def test_open_routes_need_no_key(guarded: Served, path: str) -> None:
     assert guarded.client.get(path).status_code == 200
 
 
+def test_the_description_says_which_routes_need_a_key(guarded: Served) -> None:
+    described = guarded.client.get("/openapi.json").json()
+    assert described["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    locked = {
+        path
+        for path, operations in described["paths"].items()
+        if all(operation.get("security") == [{"key": []}] for operation in operations.values())
+    }
+    assert locked == {path.replace(":path", "") for path in CLOSED} & set(described["paths"])
+    assert {"/transcribe", "/v1/audio/transcriptions"} <= locked < set(described["paths"])
+
+
 @pytest.mark.parametrize("path", sorted(CLOSED - {"/stream", "/metrics"}))
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
 def test_closed_routes_need_a_key_whatever_the_method(guarded: Served, path: str, method: str) -> None:
