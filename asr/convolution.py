@@ -37,12 +37,26 @@ class FrontEndLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T_in, C_in] -> [B, T_out, C_out]."""
-        windows = x.unfold(1, self.conv.kernel_size[0], self.conv.stride[0]).flatten(
-            2
-        )  # [B, T_out, C_in * kernel]
-        x = F.linear(windows, self.conv.weight.flatten(1), self.conv.bias)
+        windows = cut(x, self.conv.kernel_size[0], self.conv.stride[0])
+        x = F.linear(windows, self.conv.weight.transpose(1, 2).flatten(1), self.conv.bias)
         normed: Tensor = self.activation(self.layer_norm(x))
         return normed
+
+
+def cut(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """[B, T_in, C] -> [B, T_out, kernel * C]: the windows of a convolution, whole frames one after another.
+
+    They are put together of blocks of `stride` frames, whose rows lie in memory already: to gather them value by value
+    (`Tensor.unfold`) takes longer, and adding them up again in training three to four times as long.
+    """
+    batch, frames, channels = x.shape
+    count, parts = (frames - kernel) // stride + 1, -(-kernel // stride)
+    needed = (count - 1 + parts) * stride
+    x = F.pad(x, (0, 0, 0, needed - frames)) if needed > frames else x[:, :needed]
+    blocks = x.reshape(batch, count - 1 + parts, stride * channels)
+    rest = (kernel - (parts - 1) * stride) * channels
+    whole = [blocks[:, part : part + count] for part in range(parts - 1)]
+    return torch.cat([*whole, blocks[:, parts - 1 :, :rest]], -1)
 
 
 class FrontEnd(nn.Module):
