@@ -60,7 +60,8 @@ def step(
         logits [B, C, V], and how many frames of each row count.
 
     Raises:
-        ValueError: a slot that is not there, named twice, or ended; a chunk that is too long.
+        ValueError: a slot that is not there, named twice, or ended; a chunk that is too long. Nothing has changed then;
+            after any other error the streams of the step need a reset.
     """
     slots = cache.checked(slots)
     starts = cache.frames[slots]
@@ -69,6 +70,8 @@ def step(
     index = torch.tensor(slots, device=waves.device)
     kept = torch.from_numpy(np.flatnonzero(full & keep)).to(waves.device)
     turn = Turn(index, torch.from_numpy(starts).to(waves.device), kept)
+    if keep:
+        cache.ended[slots] = True  # until all of it is written: a step that fails leaves a part
     normed = _normalised(cache, turn, waves, torch.from_numpy(ends).to(waves.device))
     features = model.feature_extractor(normed.to(model.lm_head.weight.dtype))
     frames = [model.config.frames(int(end)) for end in ends]
@@ -89,7 +92,7 @@ def _placed(
     size = cache.chunk_samples + tail_samples
     for slot, start, end in zip(slots, room, ends, strict=True):
         if cache.ended[slot]:
-            raise ValueError(f"slot {slot}: the stream has ended; reset it first")
+            raise ValueError(f"slot {slot}: the stream has ended, or a step of it has failed; reset it first")
         if end > size:
             raise ValueError(f"slot {slot}: {end - start} samples in a chunk; {size - start} are the most")
     waves = torch.zeros(len(slots), size)

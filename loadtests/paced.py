@@ -41,7 +41,15 @@ from typing import Any
 
 from loadtests.cli import count, positive
 from loadtests.figures import quantiles
-from loadtests.paced_client import GIVE_UP_S, Client, Message, Sound, SoundError, speak
+from loadtests.paced_client import (
+    GIVE_UP_S,
+    Client,
+    Message,
+    Sound,
+    SoundError,
+    authorization,
+    speak,
+)
 
 
 async def measure(clients: int, sound: Sound, options: argparse.Namespace) -> Message:
@@ -53,7 +61,8 @@ async def measure(clients: int, sound: Sound, options: argparse.Namespace) -> Me
 
     def client(number: int) -> Coroutine[None, None, Client]:
         pieces = sound.pieces(length_s * number / clients, options.seconds, options.piece_ms)
-        return speak(address, sound.rate, pieces, options.spread_s * number / clients, start)
+        after_s = options.spread_s * number / clients
+        return speak(address, sound.rate, pieces, after_s, start, options.key)
 
     done = await asyncio.gather(*map(client, range(clients)))
     return {"clients": clients, "wall_s": round(time.monotonic() - started, 2), **figures(done)}
@@ -95,7 +104,8 @@ def line(row: Message) -> str:
 
 def provenance(options: argparse.Namespace) -> Message:
     """How it was measured, what served, and on which machine the clients ran."""
-    given = {name: value for name, value in vars(options).items() if name not in ("files", "output_file")}
+    left_out = ("files", "output_file", "key")
+    given = {name: value for name, value in vars(options).items() if name not in left_out}
     how = {**given, "files": [file.name for file in options.files]}
     machine = {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
     return {"what": {"clients_machine": machine, "models": served(options)}, "how": how}
@@ -105,7 +115,8 @@ def served(options: argparse.Namespace) -> Any:
     """What the server says of its models; None where it does not say."""
     address = f"{options.url.rstrip('/').replace('ws', 'http', 1)}/v1/models"
     try:
-        with urllib.request.urlopen(address, timeout=GIVE_UP_S) as answer:
+        asked = urllib.request.Request(address, headers=authorization(options.key))
+        with urllib.request.urlopen(asked, timeout=GIVE_UP_S) as answer:
             return json.load(answer)["data"]
     except (OSError, ValueError, KeyError):
         return None
@@ -140,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
         help="time over which clients begin (default: 0.64, a chunk)",
     )
     add("--url", default="ws://localhost:8000", help="the server (default: ws://localhost:8000)")
+    add("--key", default=os.environ.get("MLA_ASR_KEY"), help="API key (default: $MLA_ASR_KEY)")
     add("--output_file", "--output-file", type=Path, help="JSON to write")
     return options
 

@@ -19,7 +19,7 @@ import soundfile
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 
-GIVE_UP_S = 60.0  # without a message from the server
+GIVE_UP_S = 60.0  # without a message from the server, or a piece that went out to it
 FRAME_S = 0.02  # chunks are whole frames
 Message = dict[str, Any]
 
@@ -98,12 +98,22 @@ class Client:
         self.begin(await _next(socket))
         speaking = asyncio.ensure_future(self._speak(socket, pieces))
         try:
-            while (message := await _next(socket))["type"] != "done":
+            while (message := await self._listen(socket))["type"] != "done":
                 self.note(message, time.monotonic())
             self.done(message, time.monotonic())
         finally:
             speaking.cancel()
             await asyncio.gather(speaking, return_exceptions=True)
+
+    async def _listen(self, socket: ClientConnection) -> Message:
+        """The next message; a server says nothing of silence, however long."""
+        while True:
+            sent = len(self.heard_s)
+            try:
+                return await _next(socket)
+            except TimeoutError:
+                if len(self.heard_s) == sent:
+                    raise
 
     async def _speak(self, socket: ClientConnection, pieces: Iterator[bytes]) -> None:
         for piece, samples, due in self.schedule(pieces, time.monotonic()):
@@ -133,15 +143,13 @@ class Client:
         self.due_at.append(due)
 
     def note(self, message: Message, now: float) -> None:
-        """Keep how long ago the sound of a message was due."""
+        """Keep how long ago the sound of a message was due; of finals, up to the end: later ones may answer the end."""
         if message["type"] == "final":
             self.texts.append(message["text"])
-        if self.ended:
-            return  # what comes after the end answers the end
         if message["type"] == "partial":
             tail_s = self.first_s - self.chunk_s  # the last frame reaches so far beyond its own place
             self.partial_s.append(now - self.when_due(message["audio_s"] + tail_s))
-        elif message["type"] == "final" and self.heard_s[-1] >= self.first_s:
+        elif message["type"] == "final" and not self.ended and self.heard_s[-1] >= self.first_s:
             full = self.first_s + (self.heard_s[-1] - self.first_s) // self.chunk_s * self.chunk_s
             self.final_s.append(now - self.when_due(full))
 
@@ -155,6 +163,11 @@ class Client:
         return self.due_at[min(bisect_left(self.heard_s, audio_s - 1e-6), len(self.due_at) - 1)]
 
 
+def authorization(key: str | None) -> dict[str, str]:
+    """The header that shows an API key."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 async def _next(socket: ClientConnection) -> Message:
     message: Message = json.loads(await asyncio.wait_for(socket.recv(), GIVE_UP_S))
     if message["type"] == "error":
@@ -162,12 +175,14 @@ async def _next(socket: ClientConnection) -> Message:
     return message
 
 
-async def speak(address: str, rate: int, pieces: Iterator[bytes], after_s: float, start: Message) -> Client:
+async def speak(
+    address: str, rate: int, pieces: Iterator[bytes], after_s: float, start: Message, key: str | None = None
+) -> Client:
     """One client from its turn to begin, after that time, on to its end; a failure is noted, not raised."""
     await asyncio.sleep(after_s)
     client = Client(rate)
     try:
-        async with connect(address, **CONNECTION) as socket:
+        async with connect(address, additional_headers=authorization(key), **CONNECTION) as socket:
             await client.run(socket, pieces, {"encoding": "pcm_s16le", **start})
     except BROKEN as broken:
         client.error = str(broken) or type(broken).__name__

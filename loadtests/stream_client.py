@@ -107,12 +107,15 @@ class Client:
             await asyncio.gather(playing, return_exceptions=True)
 
     async def _play(self, sound: Sound, piece_ms: float, realtime: bool) -> None:
-        for number, piece in enumerate(sound.pieces(piece_ms), 1):
+        samples, due = 0, time.monotonic()
+        for piece in sound.pieces(piece_ms):
+            samples += len(piece) // 2
             if realtime:  # a piece can be sent when it has been spoken
-                due = self.times.started + number * piece_ms / 1000
+                due = self.times.started + samples / sound.rate
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
             await self.socket.send(piece)
-        self.times.audio_ended = time.monotonic()
+        # a server that takes no more for a while has not made the sound any longer
+        self.times.audio_ended = due if realtime else time.monotonic()
         await self._say(type="end")
 
     async def _say(self, **message: Any) -> None:

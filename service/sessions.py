@@ -8,6 +8,7 @@ is heard for good, and left out when it comes again.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -169,7 +170,8 @@ class Session:
         self._inbox = Inbox()
         self._buffer_samples = max(int(buffer_s * SAMPLE_RATE), slots.chunk_samples + slots.tail_samples)
         self._came, self._went = asyncio.Event(), asyncio.Event()
-        self._started: float | None = None  # when the first sample arrived
+        self._heard_at = -math.inf  # when the latest chunk had been heard,
+        self._heard_since = -math.inf  # and when its audio was there
         self._tried = 0  # samples of the part of a chunk that the latest flush has tried
         self._piece: Piece | None = None  # the latest that went to the device
         self.owes = True
@@ -187,11 +189,8 @@ class Session:
 
     def push(self, samples: np.ndarray) -> None:
         """The next samples, float32 at 16 kHz."""
-        now = time.monotonic()
-        if self._started is None:
-            self._started = now
         self.usage.audio_s += len(samples) / SAMPLE_RATE
-        self._inbox.push(samples, now)
+        self._inbox.push(samples, time.monotonic())
         self._tell()
 
     def mark(self, mark: Mark) -> None:
@@ -233,10 +232,13 @@ class Session:
         return work
 
     def _since(self, work: Work) -> float:
-        """When the work's audio was there; had it come faster than it was spoken, when it would have been."""
-        if self._started is None:
+        """When the work's audio was there; where it came before what it follows was heard, as if at a speaker's pace.
+
+        So audio that came faster than it was spoken is not urgent, and a stream that has caught up is live again.
+        """
+        if work.arrived > self._heard_at:
             return work.arrived
-        return max(work.arrived, self._started + self.usage.steps * self.slots.chunk_s)
+        return max(work.arrived, self._heard_since + len(work.samples) / SAMPLE_RATE)
 
     async def _hear(self, work: Work, since: float) -> list[Event]:
         if work.ends:
@@ -281,6 +283,7 @@ class Session:
         heard: ChunkScores = await asyncio.wrap_future(self._piece.future)
         if keep:
             self._tried = 0
+            self._heard_at, self._heard_since = time.monotonic(), since
             self.usage.steps += 1
             self.usage.late_steps += heard.late
         return heard.log_probs

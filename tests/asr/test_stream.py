@@ -182,6 +182,33 @@ def test_bfloat16_streams(tiny_folder: Folder) -> None:
     assert changed < 0.1
 
 
+def test_a_step_that_fails_leaves_its_streams_to_be_reset_and_no_others(
+    tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some layers have written, some have not: going on from there would be wrong without a word."""
+    model = load(tiny_folder("mla"), device="cpu")
+    cache = model.new_cache(3, chunk_frames=8, left_context_frames=16)
+    first, second, third = noise(HOP * 8 + TAIL), noise(HOP * 8), noise(HOP * 8)
+    model.step(cache, [0, 1, 2], [first] * 3)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(model.model.encoder.layers[-1], "forward", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            model.step(cache, [0], [second], keep=False)  # has written nothing
+        with pytest.raises(RuntimeError, match="out of memory"):
+            model.step(cache, [1], [second])
+    with pytest.raises(ValueError, match=r"slot 1: .* a step of it has failed"):
+        model.step(cache, [1], [second])
+    (kept,), (other,) = model.step(cache, [0], [second]), model.step(cache, [2], [second])
+    assert np.array_equal(kept, other)
+    cache.reset([1])
+    (again,) = model.step(cache, [1], [first])
+    assert len(again) == 8 and len(model.step(cache, [1], [third])[0]) == 8
+
+
 def test_refusals_name_the_slot(tiny_folder: Folder) -> None:
     model = load(tiny_folder("mha"), device="cpu")
     cache = model.new_cache(2, chunk_frames=8, left_context_frames=0)

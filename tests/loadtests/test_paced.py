@@ -88,10 +88,11 @@ def test_latency_counts_from_the_piece_that_holds_the_last_sample() -> None:
     client.note({"type": "partial", "text": "a b", "audio_s": 0.4}, 100.6)
     client.note({"type": "final", "text": "a b"}, 100.75)  # of 0.7 s sent, the grid ends at 0.605
     client.ended = True
+    client.note({"type": "partial", "text": "c", "audio_s": 0.6}, 100.85)  # of what was sent before it
     client.note({"type": "final", "text": "c"}, 101.0)  # answers the end
     client.done({"usage": {}}, 101.2)
     assert client.last_s == pytest.approx(0.5)  # the sound ended at 100.7
-    assert client.partial_s == pytest.approx([0.05, 0.1])
+    assert client.partial_s == pytest.approx([0.05, 0.1, 0.15])
     assert client.final_s == pytest.approx([0.05])
     found = figures([client, Client(rate=16_000, error="refused")])
     assert (found["lost"], found["errors"], found["words"]) == (1, ["refused"], 3)
@@ -144,3 +145,12 @@ def test_a_chunk_is_whole_frames() -> None:
     client = Client(rate=16_000)
     client.begin({"latency_ms": 205})
     assert (client.first_s, client.chunk_s) == pytest.approx((0.205, 0.2))
+
+
+def test_a_key_opens_streams_and_stays_out_of_the_file(file: Path, tmp_path: Path) -> None:
+    key, output = "k" * 32, tmp_path / "paced.json"
+    with serving(stream_settings(api_keys=f"alice:{key}"), {"mha": FakeTranscriber()}) as guarded:
+        options = ["--clients", "1", "--seconds", "1", "--output_file", str(output)]
+        assert command(guarded, file, *options) == 1
+        assert command(guarded, file, *options, "--key", key) == 0
+    assert json.loads(output.read_text())["what"]["models"] and key not in output.read_text()

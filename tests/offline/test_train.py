@@ -79,9 +79,8 @@ def test_shrinkage_lowers_the_rank_of_keys_and_values_by_the_rate(tones: Path) -
 
     def largest(trainer: CTCTrainer) -> float:
         attention = trainer.objective.model.encoder.layers[0].self_attn
-        return float(
-            torch.linalg.svdvals(torch.cat([attention.linear_k.weight, attention.linear_v.weight]))[0]
-        )
+        weights = torch.cat([attention.linear_k.weight, attention.linear_v.weight]).detach()
+        return float(torch.linalg.svdvals(weights)[0])
 
     plain, lowered, gone = (
         largest(train(tones, f"shrunk-{by}", 5, kv_shrinkage=by, average_decay=0, **options))

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr import Transcriber
+from service import stepper
 from service.errors import NotFound, Overloaded, Unavailable
+from service.metrics import Metrics
 from service.scheduler import StepLimits, StepQueue
 from service.segments import Final, Partial, Rules
 from service.sessions import Flushed, Inbox, Mark, Session, Work
@@ -171,6 +173,7 @@ class Device:
 
         self.steps = StepQueue(StepLimits(), threading.Condition(threading.RLock()))
         self.streams = Streams(PROFILES, self.slots, self.steps, rules=Rules(), buffer_s=2.0)
+        self.metrics = Metrics({})
         self.deadlines: list[float] = []
         self.fresh: list[bool] = []
 
@@ -179,15 +182,9 @@ class Device:
         step = self.steps.take(time.monotonic() + 1)
         if not step:
             return 0
-        cache = self.slots[step.lane].cache
-        cache.reset([piece.slot for piece in step.pieces if piece.fresh])
-        scores = self.model.step(
-            cache, [p.slot for p in step.pieces], [p.samples for p in step.pieces], keep=step.keep
-        )
-        for piece, one in zip(step.pieces, scores, strict=True):
-            self.deadlines.append(piece.deadline)
-            self.fresh.append(piece.fresh)
-            piece.future.set_result(ChunkScores(one, late=False))
+        self.deadlines += [piece.deadline for piece in step.pieces]
+        self.fresh += [piece.fresh for piece in step.pieces]
+        stepper.run(self.model, self.slots[step.lane], step, self.metrics)
         return len(step.pieces)
 
     @asynccontextmanager
@@ -305,8 +302,59 @@ async def test_audio_that_came_faster_than_it_was_spoken_is_not_urgent() -> None
             session.mark(Mark("end"))
             await heard(session)
     waits = [deadline - started for deadline in device.deadlines]
-    assert waits == pytest.approx([0.64, 1.28, 1.92, 2.56], abs=0.3)
-    assert np.diff(waits[1:]) == pytest.approx([0.64, 0.64])
+    assert waits[0] == pytest.approx(0.64, abs=0.3)
+    assert np.diff(waits) == pytest.approx([0.64] * 3)
+
+
+async def test_a_stream_that_has_caught_up_is_live_again() -> None:
+    """What comes after a burst has been heard is due a chunk's length later, whatever the burst was worth."""
+    device = Device()
+    async with device.running():
+        with device.streams.open("mha", "balanced") as session:
+            session.push(np.zeros(FIRST + 3 * CHUNK, np.float32))
+            listening = asyncio.ensure_future(heard(session))
+            while session.usage.steps < 4:
+                await asyncio.sleep(0)
+            before = time.monotonic()
+            session.push(np.zeros(CHUNK, np.float32))
+            after = time.monotonic()
+            session.mark(Mark("end"))
+            await listening
+    assert before + 0.64 <= device.deadlines[4] <= after + 0.64
+
+
+@pytest.mark.parametrize(("after_s", "late"), [(0.0, 0), (0.7, 1)])
+async def test_a_chunk_whose_scores_come_after_its_deadline_is_late(after_s: float, late: int) -> None:
+    device = Device()
+    with device.streams.open("mha", "balanced") as session:
+        session.push(np.zeros(FIRST, np.float32))
+        session.mark(Mark("end"))
+        listening = asyncio.ensure_future(heard(session))
+        while device.steps.due() == float("inf"):
+            await asyncio.sleep(0)
+        await asyncio.sleep(after_s)
+        device.run()
+        await listening
+    assert session.usage.late_steps == late
+    counted = f'asr_stream_late_steps_total{{model="mha",profile="balanced"}} {late}.0'
+    assert counted in device.metrics.expose().decode()
+
+
+async def test_the_try_of_a_part_is_never_late() -> None:
+    device = Device()
+    with device.streams.open("mha", "balanced") as session:
+        session.push(np.zeros(FIRST - 100, np.float32))
+        session.mark(Mark("flush"))
+        listening = asyncio.ensure_future(heard(session))
+        while device.steps.due() == float("inf"):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.7)
+        device.run()
+        session.mark(Mark("end"))
+        while not device.run():
+            await asyncio.sleep(0)
+        await listening
+    assert (session.usage.steps, session.usage.late_steps) == (1, 0)
 
 
 async def test_room_is_bounded_and_comes_back() -> None:
