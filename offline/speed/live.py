@@ -19,7 +19,8 @@ of every stream, in batches of at most --step_streams. A machine keeps up while 
   crossover  per mla arm and left context, one layer: seconds by chunk_frames on either path, crossover_frames measured
              (None: no crossing between those), crossover_frames_by_model
   results    arm, path, cache_dtype, chunk_ms, left_context_s, streams, out_of_memory; where false: realtime (p95 under
-             the chunk), step_s (p50, p95 over all steps: samples in memory to log-probs in memory), step_s_median and
+             the chunk), steps, step_s (p50, p95 over all of those, p95 of fewer than 20 being nearly the longest:
+             samples in memory to log-probs in memory), step_s_median and
              _quartiles (of rounds), network_s_median (first convolution to scores), absorbed_layers, gflop_per_step
              (the model's need), gflops, share_of_ceiling, bytes_per_stream (attention, convolution, rest: of the
              tensors), cache_bytes; on a GPU transient_bytes (what came and went in a step) and peak_allocated_bytes

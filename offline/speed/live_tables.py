@@ -11,6 +11,7 @@ STEP_HEAD = (
     "cache",
     "chunk x context",
     "streams",
+    "steps",
     "p50 ms",
     "p95 ms",
     "quartiles",
@@ -43,7 +44,7 @@ def _step(row: Row) -> list[str]:
     low, high = (1000 * value for value in row["step_s_quartiles"])
     times = [f"{1000 * row['step_s'][quantile]:.1f}" for quantile in ("p50", "p95")]
     work = [f"{row['gflops']:.0f}", f"{row['share_of_ceiling']:.0%}"]
-    return [*_which(row), str(row["streams"]), *times, f"{low:.1f}-{high:.1f}", *work]
+    return [*_which(row), str(row["streams"]), str(row["steps"]), *times, f"{low:.1f}-{high:.1f}", *work]
 
 
 def _limit(row: Row, stream_bytes: int | None) -> list[str]:
