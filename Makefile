@@ -82,7 +82,7 @@ KOKORO   := data/kokoro-1/train.jsonl
 HEARD    := $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE)
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (7 hours on 2 cores)
+bundled: synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (9 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
@@ -201,7 +201,7 @@ bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and o
 	$(RUN) -m offline.benchmark offline --large --dtype bfloat16 --paths auto --batch_size 1,4 \
 	  --output_file results/benchmark-large.json
 	$(RUN) -m offline.benchmark stream --profile 640x2,640x5,640x10,640x30 --output_file results/benchmark-stream.json
-	$(RUN) -m offline.benchmark stream --large --dtype bfloat16 --profile 640x10,640x30,640x2,640x5 --streams 1,2 \
+	$(RUN) -m offline.benchmark stream --large --dtype bfloat16 --profile 640x10,640x30,640x2,640x5,640x1,640x0.5,640x0 --streams 1,2 \
 	  --steps 1 --output_file results/benchmark-stream-large.json
 
 pareto: $(VENV)/.installed-dev ## WER by bytes and step time of live streams: reports/streaming

@@ -53,7 +53,7 @@ def markdown(
         "![WER by bytes](wer_by_bytes.png)",
         "![WER by step time](wer_by_step_time.png)",
         "## Where the figures come from",
-        *_sources(costs, sources, left_out),
+        *_sources(points, costs, sources, left_out),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -145,7 +145,16 @@ def _all(points: Sequence[Point]) -> list[list[str]]:
     ]
 
 
-def _sources(costs: Costs, sources: Sequence[str], left_out: Sequence[str]) -> list[str]:
+def _intervals(points: Sequence[Point]) -> str:
+    words = next((point.words for point in points if point.words is not None), None)
+    if words is None:
+        return "No intervals: the transcripts were not beside the evaluation."
+    return f"Intervals: 95 %, a paired bootstrap over {len(words)} recordings of {int(words.sum()):,} words together."
+
+
+def _sources(
+    points: Sequence[Point], costs: Costs, sources: Sequence[str], left_out: Sequence[str]
+) -> list[str]:
     what, how = costs.content["what"], costs.content["how"]
     machine = what["machine"]["cpu"] if what["device"] == "cpu" else what["device"]
     said = [
@@ -155,8 +164,7 @@ def _sources(costs: Costs, sources: Sequence[str], left_out: Sequence[str]) -> l
         "Words: the arms of the evaluation. Where these are not the same model, the share "
         "of K and V that a cache keeps is what joins them: how well a large model hears "
         "with such a cache is not measured here.",
-        "Bytes are those of a stream's tensors: attention, convolution and rest. Intervals: 95 %, a paired bootstrap "
-        "over utterances.",
+        f"Bytes are those of a stream's tensors: attention, convolution and rest. {_intervals(points)}",
     ]
     return [*said, f"Without a cost in the benchmark: {', '.join(left_out)}."] if left_out else said
 

@@ -11,7 +11,7 @@ WORTH, SHORTER, UNDECIDED, ALONE = (
     "MLA is worth it",
     "the shorter window is better",
     "undecided: no difference beyond chance",
-    "nothing else is as small",
+    "nothing else that was measured is as small",
 )
 
 

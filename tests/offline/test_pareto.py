@@ -209,6 +209,7 @@ def test_the_command_writes_report_data_and_pictures(benchmark: Path, tmp_path: 
     assert "at equal memory it is worth it here" in text
     assert "K/V, 30 s beside K/V, 2 s: WER -20.00" in text
     assert "Without a cost in the benchmark: mha@320ms/10s." in text
+    assert "a paired bootstrap over 40 recordings of 400 words together." in text
     assert data["left_out"] == ["mha@320ms/10s"] and data["how"]["streams"] == 4
     assert len(data["points"]) == 7 and {row["verdict"] for row in data["verdicts"]} == {WORTH}
     assert len(data["what"]["inputs"]) == 2
