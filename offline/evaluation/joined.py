@@ -24,9 +24,11 @@ class Joined(Named):
 
     def own_wave(self) -> NDArray[np.float32]:
         """Returns the samples, float32 [samples]. Raises ManifestError, which names the file."""
-        pause = np.zeros(round(PAUSE_S * SAMPLE_RATE), np.float32)
-        pieces = [piece for part in self.parts for piece in (pause, part.wave())]
-        return np.concatenate(pieces[1:])
+        pause = bytes(round(PAUSE_S * SAMPLE_RATE) * np.dtype(np.float32).itemsize)
+        joined = bytearray()  # grows in place, so that an hour is in memory once
+        for part in self.parts:
+            joined += (pause if joined else b"") + part.wave().tobytes()
+        return np.frombuffer(joined, np.float32)
 
 
 def join(utterances: Sequence[Utterance], least_s: float) -> list[Joined]:

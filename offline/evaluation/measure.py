@@ -142,7 +142,8 @@ def measure(arms: list[Arm], chosen: list[Chosen], record: Record, args: Namespa
     turns = (len(batches) + 1) * len(arms)
     with tqdm(total=turns, desc="evaluating", unit="turn", initial=done * len(arms)) as bar:
         limit = round(WARM_UP_S * SAMPLE_RATE) if args.join_s else None
-        warm_up = [chosen[index][1].wave()[:limit] for index in batches[0]]
+        # copied, or the whole recording would stay
+        warm_up = [chosen[index][1].wave()[:limit].copy() for index in batches[0]]
         for arm in _in_turn(arms, 0, bar):
             arm.run(warm_up)
         for number, batch in enumerate(batches[done:], start=done):
