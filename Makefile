@@ -205,7 +205,7 @@ bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and o
 	  --steps 1 --output_file results/benchmark-stream-large.json
 
 pareto: $(VENV)/.installed-dev ## WER by bytes and step time of live streams: reports/streaming
-	$(RUN) -m offline.pareto results/streaming-joined.json results/streaming-cuts.json --benchmark results/benchmark-stream-large.json \
+	$(RUN) -m offline.pareto results/streaming-memory.json --benchmark results/benchmark-stream-large.json \
 	  --output_dir reports/streaming
 
 loadtest: $(VENV)/.installed-dev ## measure what the service carries with mha and with mla: results/loadtest (90 minutes; ARGS=--quick: 10 minutes)
