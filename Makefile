@@ -140,7 +140,7 @@ OF_lossless         := --lossless
 OF_simple-50-weight := --mla_variant simple --method weight --cache_reduction 0.5
 $(foreach arm,$(JOINT),$(eval OF_$(arm) := --cache_reduction $(call share,$(arm)) --method $(lastword $(subst -, ,$(arm))) \
   $(if $(filter %-weight,$(arm)),,$(GREEDY))))
-.PRECIOUS: runs/arms/%/report.json runs/healed/%/metadata.json
+.PRECIOUS: runs/arms/%/report.json runs/healed/%/final/model.safetensors
 runs/arms/%/report.json:
 	$(CONVERT) $(OF_$*) --output_dir runs/arms/$*
 
@@ -149,10 +149,10 @@ HEAL := $(RUN) -m offline.finetune --base_model mha --train_manifest $(HEARD) --
   --no_freeze_feature_encoder --distill --ctc_weight 0.3 --mse_weight 0 --optimizer muon --learning_rate 4e-4 --warmup_steps 30 \
   --max_steps 600 --batch_size 64 --max_batch_seconds 40 --gradient_accumulation_steps 1 --chunk_share 0.2 --dropout 0 \
   --average_decay 0.99 --bf16 --early_stopping_patience 0 --eval_steps 200 --save_steps 400
-runs/healed/mla-%/metadata.json: runs/arms/joint-87.5-posterior/report.json
-	$(HEAL) --mla_weights $(<D) --seed $* --output_dir $(@D)
-runs/healed/mha-%/metadata.json:
-	$(HEAL) --seed $* --output_dir $(@D)
+runs/healed/mla-%/final/model.safetensors: runs/arms/joint-87.5-posterior/report.json
+	$(HEAL) --mla_weights $(<D) --seed $* --output_dir runs/healed/mla-$*
+runs/healed/mha-%/final/model.safetensors:
+	$(HEAL) --seed $* --output_dir runs/healed/mha-$*
 
 TEST := data/compare/test-seen-voices.jsonl
 $(TEST): $(VENV)/.installed-synthesis | tools
@@ -172,7 +172,7 @@ compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) ## convert mha in every way, 
 	  --margins $(call list,$(foreach arm,$(filter joint-87.5-%,$(ARMS)),runs/arms/$(arm)=0.7)) \
 	  --models $(call list,$(foreach arm,$(ARMS),$(arm)=runs/arms/$(arm))) --output_dir reports/compare
 
-healed: $(TEST) $(HEALED:%=runs/healed/%/metadata.json) ## heal the 87.5 % arm, and train mha as long, three seeds: reports/healed
+healed: $(TEST) $(HEALED:%=runs/healed/%/final/model.safetensors) ## heal the 87.5 % arm, and train mha as long, three seeds: reports/healed
 	for seed in $(SEEDS); do $(MEASURE) --model runs/healed/mla-$$seed,runs/healed/mha-$$seed \
 	  --latency_clips 0 --output_file results/compare-healed-$$seed.json || exit 1; done
 	$(RUN) -m offline.compare $(SEEDS:%=results/compare-healed-%.json) --margin 0.2 \
