@@ -93,14 +93,16 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 @events.init.add_listener
 def prepare(environment: Environment, **_: Any) -> None:
-    """Read the recordings before the time of the test runs. Ends Locust with 2 where they cannot be used.
+    """Read the recordings before the time of the test runs. Ends Locust with 2 where they, or --host, cannot be used.
 
     Paths are kept as the shell gave them: the page's server takes every option that there is, shown there or not.
     """
     options: Any = environment.parsed_options
     try:
+        if options.host and not options.host.startswith(("http://", "https://")):
+            raise ValueError(f"--host {options.host!r}: write http:// or https:// before it")
         sounds = clips.read(Path(options.manifest))
-    except clips.ClipsError as error:
+    except ValueError as error:
         log.error("%s", error)
         environment.process_exit_code = 2
         raise SystemExit(2) from None

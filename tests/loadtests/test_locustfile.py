@@ -104,6 +104,9 @@ def test_the_page_starts_and_stops_users_and_sets_no_paths(
 
 
 @pytest.mark.slow
-def test_recordings_that_are_not_there() -> None:
-    made = locust("-u", "1", "-t", "3s", "--manifest", "/nowhere.jsonl")
-    assert made.returncode == 2 and "/nowhere.jsonl" in made.stderr
+@pytest.mark.parametrize(
+    ("option", "value"), [("--manifest", "/nowhere.jsonl"), ("--host", "localhost:8000")]
+)
+def test_options_that_cannot_be_used(option: str, value: str) -> None:
+    made = locust("-u", "1", "-t", "3s", option, value)
+    assert made.returncode == 2 and value in made.stderr
