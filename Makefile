@@ -24,7 +24,7 @@ RUN := $(VENV)/bin/python
 EXTRAS_service   := av,hub,service
 EXTRAS_dev       := av,hub,hf-datasets,service,offline,loadtests,ray,dev
 EXTRAS_synthesis := av,hub,offline,synthesis
-TOOLS := espeak-ng flite fortunes wordnet-base ffmpeg sox prometheus prometheus-alertmanager nginx docker-compose chromium
+TOOLS := espeak-ng flite festival festvox-kdlpc16k festvox-us-slt-hts fortunes wordnet-base ffmpeg sox prometheus prometheus-alertmanager nginx docker-compose chromium
 # Asked once whether the index answers: pip would try, and wait, for every package anew.
 REACH := import sys, urllib.request as u; sys.excepthook = lambda *e: None; u.urlopen(sys.argv[1], timeout=10)
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
@@ -72,6 +72,8 @@ synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in da
 	$(RUN) -m offline.synthesize --output_dir data/wide --hours 20 --seed 31 $(VOICES) --everyday_share 0.3 \
 	  --dictionary_share 0.45 --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(SPEAK_KOKORO) --hours 1.0668 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/festival --hours 0.01 --seed 61 --engines festival --shares festival=1 \
+	  --dev_clips 1 --test_seen_clips 300 --test_unseen_clips 300 $(ARGS)
 
 # The bundled models, from nothing. Stopped anywhere, it goes on where it was.
 SPEECH   := data/speech/train.jsonl
@@ -118,6 +120,9 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \
 	    --overwrite || exit 1; done
+	cat data/festival/test-*.jsonl > data/festival/test.jsonl
+	$(RUN) -m offline.evaluate --model mha,mla --manifest data/festival/test.jsonl --latency_clips 0 \
+	  --overwrite --output_file results/test-unheard-engine.json
 
 people: $(VENV)/.installed-dev ## fetch recordings of people from Debian, and test the bundled models on them: results/people.json
 	test -e data/people/report.json || $(RUN) -m offline.people --output_dir data/people

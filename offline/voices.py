@@ -1,4 +1,4 @@
-"""The speech engines that read training sentences, each optional: espeak-ng, flite, hibari-tts and Kokoro-82M.
+"""The speech engines, each optional: espeak-ng, flite, hibari-tts and Kokoro-82M for training, Festival for tests.
 
 A `Voice` is one recognisable speaker of one engine (an accent and a variant, a mixture of styles, ...); what a speaker
 varies from sentence to sentence (pitch, pace) is drawn anew for every sentence. Some voices of every engine are
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,14 @@ _ESPEAK_HELD_OUT = {"en-gb-x-gbcwmd", "f4", "m7", "Andrea", "benjamin"}
 
 _FLITE_F0_HZ = {"kal": 105.0, "kal16": 105.0, "awb": 122.0, "rms": 92.0, "slt": 168.0}
 _FLITE_HELD_OUT = {"awb"}
+
+# An engine that no bundled model has heard: diphones of one man, and a statistical voice of one woman.
+_FESTIVAL_VOICES = {
+    "ked_diphone": "festvox-kdlpc16k",
+    "cmu_us_slt_arctic_hts": "festvox-us-slt-hts",
+}  # and their packages
+_FESTIVAL_HELD_OUT = {"ked_diphone"}
+_FESTIVAL_FOLDER = Path("/usr/share/festival/voices")
 
 # hibari has one speaker in its wheel; others are made of it by scaling the vocal tract and the pitch.
 _HIBARI_TRACTS = (1.0, 0.94, 0.88, 0.84, 1.05, 1.1, 0.91, 0.97)
@@ -76,8 +85,10 @@ class Engine:
     speak: Callable[[str, Voice, np.random.Generator], Speech]
 
 
-def _run(command: list[str]) -> Speech:
-    wav = subprocess.run(command, capture_output=True, check=True, timeout=_TIMEOUT_S).stdout
+def _run(command: list[str], text: str = "") -> Speech:
+    wav = subprocess.run(
+        command, input=text.encode(), capture_output=True, check=True, timeout=_TIMEOUT_S
+    ).stdout
     # espeak-ng writes its header before it knows the length: the samples are simply all that follows.
     if wav[:4] != b"RIFF" or len(wav) < 44:
         raise RuntimeError(f"no speech from: {' '.join(command)}")
@@ -130,6 +141,30 @@ def _flite(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
     stretch, f0_hz = rng.uniform(0.8, 1.3), _FLITE_F0_HZ[name] * rng.uniform(0.8, 1.3)
     prosody = ["--setf", f"duration_stretch={stretch:.3f}", "--setf", f"int_f0_target_mean={f0_hz:.1f}"]
     return _run(["flite", "-voice", name, *prosody, "-t", sentence, "-o", "/dev/stdout"])
+
+
+def _festival_problem() -> str | None:
+    packages = [
+        package for voice, package in _FESTIVAL_VOICES.items() if not any(_FESTIVAL_FOLDER.glob(f"*/{voice}"))
+    ]
+    if packages or not shutil.which("text2wave"):
+        return f"not all of it is installed: apt-get install {' '.join(['festival', *packages])}"
+    return None
+
+
+def _festival_voices() -> list[Voice]:
+    return [
+        Voice("festival", f"festival-{name}", (name,), name in _FESTIVAL_HELD_OUT)
+        for name in _FESTIVAL_VOICES
+    ]
+
+
+def _festival(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
+    stretch = f"(Parameter.set 'Duration_Stretch {rng.uniform(0.85, 1.2):.3f})"
+    name = voice.settings[0]
+    return _run(
+        ["text2wave", "-eval", f"(voice_{name})", "-eval", stretch, "-otype", "riff", "-o", "-"], sentence
+    )
 
 
 def _hibari_voices() -> list[Voice]:
@@ -255,6 +290,7 @@ def _kokoro(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
 ENGINES: dict[str, Engine] = {
     "espeak": Engine(lambda: _without_program("espeak-ng"), _espeak_voices, _espeak),
     "flite": Engine(lambda: _without_program("flite"), _flite_voices, _flite),
+    "festival": Engine(_festival_problem, _festival_voices, _festival),
     "hibari": Engine(
         lambda: _without_packages(["hibari", "onnxruntime"], "hibari-tts onnxruntime"),
         _hibari_voices,
