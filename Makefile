@@ -123,6 +123,10 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	cat data/festival/test-*.jsonl > data/festival/test.jsonl
 	$(RUN) -m offline.evaluate --model mha,mla --manifest data/festival/test.jsonl --latency_clips 0 \
 	  --overwrite --output_file results/test-unheard-engine.json
+	$(RUN) -m offline.conditions --output_dir data/conditions --max_samples 200 \
+	  --manifest data/speech/test-seen-voices.jsonl,data/speech/test-unseen-voice.jsonl,data/festival/test.jsonl
+	$(RUN) -m offline.evaluate --model mha,mla --dataset data/conditions/test.jsonl --latency_clips 0 \
+	  --overwrite --output_file results/conditions.json
 
 people: $(VENV)/.installed-dev ## fetch recordings of people from Debian, and test the bundled models on them: results/people.json
 	test -e data/people/report.json || $(RUN) -m offline.people --output_dir data/people
