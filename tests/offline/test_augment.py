@@ -27,7 +27,7 @@ def test_any_wave_stays_finite_float32_and_is_the_seeds(samples: int) -> None:
         assert wave.dtype == np.float32 and wave.ndim == 1 and np.isfinite(wave).all()
         assert np.abs(wave).max() <= 1
         assert (
-            0.84 * samples - 2 <= len(wave) <= 1.18 * samples + 1.3 * SECOND
+            0.79 * samples - 2 <= len(wave) <= 1.44 * samples + 1.3 * SECOND
         )  # silence, and what codecs add
         again = augment(clean, np.random.default_rng(seed), 1.5, lambda rng: tone(rng.uniform(100, 300)))
         assert np.array_equal(wave, again)
