@@ -32,7 +32,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup serve test lint format synthesize bundled people compare healed ablation reference bench pareto docs loadtest ray-trial smoke host-check dashboards lock
-.PHONY: tools clean
+.PHONY: styles tools clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -58,6 +58,13 @@ format: $(VENV)/.installed-dev ## put the code into the project's format
 	$(RUN) -m ruff format .
 
 # The slow engine: ten minutes of two cores for an hour of it. More hours begin with the same sentences.
+STYLES := data/kokoro-styles
+$(STYLES)/.fetched:
+	mkdir -p $(STYLES)
+	cd $(STYLES) && npm pack --silent kokoro-js@1.2.1 && tar xzf kokoro-js-1.2.1.tgz --strip-components 2 package/voices
+	rm $(STYLES)/kokoro-js-1.2.1.tgz && touch $@
+styles: $(STYLES)/.fetched ## fetch Kokoro's English styles (27 MB, a package of npm's) for the engine kokoro-en
+
 SPEAK_KOKORO := $(RUN) -m offline.synthesize --output_dir data/kokoro-1 --seed 11 --engines kokoro --shares kokoro=1.0 \
   --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 100 --test_seen_clips 200 --test_unseen_clips 200
 synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in data/ (VOICES= HOURS=); resumes

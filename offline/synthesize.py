@@ -35,7 +35,14 @@ from offline.voices import ENGINES, Voice, available
 
 SENTENCES_OF = {"dev": "dev", "train": "train", "test-seen-voices": "test", "test-unseen-voice": "test"}
 UNSEEN = "test-unseen-voice"
-DEFAULT_SHARES = {"espeak": 0.3, "flite": 0.2, "hibari": 0.2, "kokoro": 0.1, "kokoro-wide": 0.2}
+DEFAULT_SHARES = {
+    "espeak": 0.2,
+    "flite": 0.25,
+    "hibari": 0.1,
+    "kokoro": 0.05,
+    "kokoro-wide": 0.1,
+    "kokoro-en": 0.3,
+}
 MAX_S, MIN_S, MIN_RMS, MAX_LETTERS_PER_S = 16.0, 0.3, 0.004, 30.0
 _EDGE_S = 0.25  # silence left before and after the words
 _BATCH = 64

@@ -129,7 +129,10 @@ def test_no_sentence_and_no_held_out_voice_leaks() -> None:
     assert not texts["dev"] & (texts["test-seen-voices"] | texts[UNSEEN])
     for split, planned in plans.items():
         assert {one.voice.held_out for one in planned} == {split == UNSEEN}
-        assert {one.voice.engine for one in planned} == set(ENGINES) - {"festival"}  # for tests alone
+        assert {one.voice.engine for one in planned} == set(ENGINES) - {
+            "festival",
+            "piper",
+        }  # for tests alone
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -138,6 +141,13 @@ def test_voices_have_names_of_their_own_and_some_are_held_out(engine: str) -> No
     assert len({voice.name for voice in voices}) == len({voice.settings for voice in voices}) == len(voices)
     assert {voice.held_out for voice in voices} == {True, False}
     assert voices == ENGINES[engine].voices()
+
+
+def test_no_speaker_that_trains_has_anything_of_a_style_that_is_held_out() -> None:
+    styles = {False: set[str](), True: set[str]()}
+    for voice in ENGINES["kokoro-en"].voices():
+        styles[voice.held_out] |= {name for name in voice.settings[1] if name[0] in "ab"}  # the English ones
+    assert len(styles[True]) == 4 and len(styles[False]) == 24 and not styles[True] & styles[False]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -207,7 +217,7 @@ def test_an_absent_engine_that_nobody_named_is_skipped_with_a_notice(
     [
         (
             ["--engines", "siri"],
-            "unknown engine siri; choose from espeak, flite, festival, hibari, kokoro, kokoro-wide",
+            "unknown engine siri; choose from espeak, flite, festival, hibari, kokoro, kokoro-wide, kokoro-en, piper",
         ),
         (["--shares", "espeak:1"], "'espeak:1' is not like espeak=0.5,flite=0.5"),
         (["--hours", "-1"], "'-1' is not"),
