@@ -31,7 +31,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup serve test lint format synthesize bundled people compare healed ablation reference bench pareto docs loadtest ray-trial smoke host-check dashboards lock
+.PHONY: help setup serve test lint format synthesize bundled people compare healed ablation reference bench streams pareto docs loadtest ray-trial smoke host-check dashboards lock
 .PHONY: styles tools clean
 .DELETE_ON_ERROR:
 
@@ -59,15 +59,20 @@ format: $(VENV)/.installed-dev ## put the code into the project's format
 
 # The slow engine: ten minutes of two cores for an hour of it. More hours begin with the same sentences.
 STYLES := data/kokoro-styles
+STYLES_SHA256 := b89b16e8843463c5a16d45f3904df4c7d0d2a2fdb3997acfb1adc443ec4b4417
 $(STYLES)/.fetched:
+	@command -v npm >/dev/null || { echo "npm is missing. Debian: apt-get install npm" >&2; exit 1; }
 	mkdir -p $(STYLES)
 	cd $(STYLES) && npm pack --silent kokoro-js@1.2.1 && tar xzf kokoro-js-1.2.1.tgz --strip-components 2 package/voices
-	rm $(STYLES)/kokoro-js-1.2.1.tgz && touch $@
+	rm $(STYLES)/kokoro-js-1.2.1.tgz
+	cat $(STYLES)/*.bin | sha256sum --check --status <(echo "$(STYLES_SHA256)  -") && touch $@
 styles: $(STYLES)/.fetched ## fetch Kokoro's English styles (27 MB, a package of npm's) for the engine kokoro-en
 
 SPEAK_KOKORO := $(RUN) -m offline.synthesize --output_dir data/kokoro-1 --seed 11 --engines kokoro --shares kokoro=1.0 \
   --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 100 --test_seen_clips 200 --test_unseen_clips 200
-synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in data/ (VOICES= HOURS=); resumes
+SPEAK_ENGLISH := $(RUN) -m offline.synthesize --output_dir data/kokoro-en --seed 81 --engines kokoro-en --shares kokoro-en=1 \
+  --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 60 --test_seen_clips 60 --test_unseen_clips 60
+synthesize: $(VENV)/.installed-synthesis tools styles ## make speech for training in data/ (VOICES= HOURS=); resumes
 	$(RUN) -m offline.synthesize --output_dir data/speech --hours $(HOURS) --seed 1 $(VOICES) --everyday_share 0.65 \
 	  --dev_clips 150 --test_seen_clips 800 --test_unseen_clips 400 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/everyday --hours 2 --seed 2 $(VOICES) --everyday_share 1.0 \
@@ -78,8 +83,12 @@ synthesize: $(VENV)/.installed-synthesis tools ## make speech for training in da
 	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/wide --hours 20 --seed 31 $(VOICES) --everyday_share 0.3 \
 	  --dictionary_share 0.45 --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
-	$(SPEAK_KOKORO) --hours 1.0668 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/light --hours 24 --seed 71 --engines espeak,flite,hibari \
+	  --shares espeak=0.3,flite=0.4,hibari=0.3 --everyday_share 0.35 --dictionary_share 0.3 \
+	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/festival --hours 0.01 --seed 61 --engines festival --shares festival=1 \
+	  --dev_clips 1 --test_seen_clips 300 --test_unseen_clips 300 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/piper --hours 0.01 --seed 62 --engines piper --shares piper=1 \
 	  --dev_clips 1 --test_seen_clips 300 --test_unseen_clips 300 $(ARGS)
 
 # The bundled models, from nothing. Stopped anywhere, it goes on where it was.
@@ -111,6 +120,7 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	  --max_steps 2050 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 2050 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.45 \
 	  --average_decay 0.995 --augment_strength 0.4 --augment_ramp_steps 0 --seed 5
+	test -e runs/mha-6/final || $(SPEAK_KOKORO) --hours 1.0668
 	$(LEARN) --train_manifest $(call list,$(HEARD) $(foreach time,1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16,$(KOKORO))) \
 	  --init_from runs/mha-5/final --output_dir runs/mha-6 --max_steps 1900 --batch_seconds 36 --join_s 6 --optimizer muon \
 	  --learning_rate 8e-4 --warmup_steps 50 --decay_steps 1900 --decay linear --curriculum_steps 0 --chunk_start_step 0 \
@@ -157,7 +167,9 @@ OF_simple-50-weight := --mla_variant simple --method weight --cache_reduction 0.
 $(foreach arm,$(JOINT),$(eval OF_$(arm) := --cache_reduction $(call share,$(arm)) --method $(lastword $(subst -, ,$(arm))) \
   $(if $(filter %-weight,$(arm)),,$(GREEDY))))
 .PRECIOUS: runs/arms/%/report.json runs/healed/%/final/model.safetensors
-runs/arms/%/report.json:
+$(subst $(comma), ,$(HEARD)):
+	$(MAKE) synthesize
+runs/arms/%/report.json: | $(SPEECH)
 	$(CONVERT) $(OF_$*) --output_dir runs/arms/$*
 
 # The 87.5 % arm taught by mha for five minutes, and mha by itself as long: same speech, steps, seeds.
@@ -165,9 +177,9 @@ HEAL := $(RUN) -m offline.finetune --base_model mha --train_manifest $(HEARD) --
   --no_freeze_feature_encoder --distill --ctc_weight 0.3 --mse_weight 0 --optimizer muon --learning_rate 1e-4 --warmup_steps 30 \
   --max_steps 300 --batch_size 64 --max_batch_seconds 40 --gradient_accumulation_steps 1 --chunk_share 0.2 --dropout 0 \
   --average_decay 0.99 --bf16 --early_stopping_patience 0 --eval_steps 100 --save_steps 150
-runs/healed/mla-%/final/model.safetensors: runs/arms/joint-87.5-posterior/report.json
+runs/healed/mla-%/final/model.safetensors: runs/arms/joint-87.5-posterior/report.json | $(subst $(comma), ,$(HEARD))
 	$(HEAL) --mla_weights $(<D) --seed $* --output_dir runs/healed/mla-$*
-runs/healed/mha-%/final/model.safetensors:
+runs/healed/mha-%/final/model.safetensors: | $(subst $(comma), ,$(HEARD))
 	$(HEAL) --seed $* --output_dir runs/healed/mha-$*
 
 TEST := data/compare/test-seen-voices.jsonl
@@ -219,6 +231,21 @@ bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and o
 	$(RUN) -m offline.benchmark stream --profile 640x2,640x5,640x10,640x30 --output_file results/benchmark-stream.json
 	$(RUN) -m offline.benchmark stream --large --dtype bfloat16 --profile 640x30,640x10,640x5,640x2,640x1,640x0.5,640x0 --streams 1,2 \
 	  --steps 1 --output_file results/benchmark-stream-large.json
+
+LIVE := $(MEASURE) --latency_clips 0 --overwrite
+streams: $(TEST) runs/arms/lossless/report.json runs/arms/joint-87.5-posterior/report.json ## measure live streams: results/streaming-*.json, emission, long-form (2 hours)
+	$(LIVE) --model mha,mla --max_samples 400 --profile full,1280x10,640x10,320x10,naive-640x10 \
+	  --output_file results/streaming-sentences.json --plot results/streaming-sentences.png
+	$(LIVE) --model mha,mla --max_samples 400 --join_s 180 \
+	  --profile full,$(call list,$(foreach chunk,640 1280 320,$(foreach context,30 10 5 2,$(chunk)x$(context)))) \
+	  --output_file results/streaming-joined.json --plot results/streaming-joined.png
+	$(LIVE) --model mha,mla,runs/arms/lossless,runs/arms/joint-87.5-posterior --max_samples 1000 --join_s 180 \
+	  --profile $(call list,$(foreach context,30 10 5 2 1 0.5,640x$(context) 640x$(context)/int8) 640x0) \
+	  --output_file results/streaming-memory.json
+	$(foreach length,120 3600,$(LIVE) --model mla --max_samples 1700 --join_s $(length) --batch_size 1 \
+	  --output_file results/long-form-$(length).json &&) true
+	$(RUN) -m offline.emission --model mha,mla --dataset data/compare/dev.jsonl --max_samples 400 --profile fast,balanced,1280x10 \
+	  --output_file results/emission.json
 
 pareto: $(VENV)/.installed-dev ## WER by bytes and step time of live streams: reports/streaming
 	$(RUN) -m offline.pareto results/streaming-memory.json --benchmark results/benchmark-stream-large.json \

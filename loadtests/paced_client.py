@@ -143,7 +143,10 @@ class Client:
         self.due_at.append(due)
 
     def note(self, message: Message, now: float) -> None:
-        """Keep how long ago the sound of a message was due; of finals, up to the end: later ones may answer the end."""
+        """Keep how long after its sound was due a message came.
+
+        Finals count only before the end is sent: later ones may answer the end itself. Partials always count.
+        """
         if message["type"] == "final":
             self.texts.append(message["text"])
         if message["type"] == "partial":

@@ -62,12 +62,14 @@ def _set(manifest: Path) -> str:
     return f"{manifest.resolve().parent.name}-{manifest.stem}"
 
 
-def _rows(folder: Path, source: Path, utterance: Utterance, seed: int) -> list[Row]:
+def _rows(folder: Path, source: Path, index: int, utterance: Utterance, seed: int) -> list[Row]:
     wave, rows = utterance.wave(), []
-    name = f"{utterance.audio.stem}-{utterance.start_s:.3f}" if utterance.end_s else utterance.audio.stem
+    name = utterance.audio.stem  # may repeat in another folder: the number tells files apart
+    if utterance.start_s or utterance.end_s:
+        name += f"-{utterance.start_s:.3f}"
     for condition in CONDITIONS:
         heard = under(condition, wave, name, seed)
-        file = Path("audio") / condition.replace(" ", "-") / _set(source) / f"{name}.flac"
+        file = Path("audio") / condition.replace(" ", "-") / _set(source) / f"{index:06d}-{name}.flac"
         write_flac(folder / file, heard)
         row: Row = {"audio_filepath": str(file), "duration": round(len(heard) / SAMPLE_RATE, 4)}
         row |= {"text": utterance.text, "domain": f"{_set(source)}, {condition}"}
@@ -86,8 +88,8 @@ def work(args: Namespace) -> None:
     ]
     rows = [
         row
-        for path, utterance in tqdm(chosen, "recordings", disable=None)
-        for row in _rows(args.output_dir, path, utterance, args.seed)
+        for index, (path, utterance) in enumerate(tqdm(chosen, "recordings", disable=None))
+        for row in _rows(args.output_dir, path, index, utterance, args.seed)
     ]
     write_manifest(args.output_dir / "test.jsonl", rows)
     report = provenance.of_run("offline.conditions", args, args.manifest, None)

@@ -13,6 +13,7 @@ step takes, and its queue: `python -m loadtests.paced` measures that. --output_f
 import json
 import sys
 from argparse import Namespace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def shown(
         heard_samples += len(piece)
         decoder.push(scores[turn * size : (turn + 1) * size])
         now = [word.word for word in decoder.words]
-        kept = [one for one, word in zip(stands, now, strict=False) if one[0] == word]
+        pairs = zip(stands, now, strict=False)
+        kept = [one for one, _ in takewhile(lambda pair: pair[0][0] == pair[1], pairs)]
         stands = kept + [(word, heard_samples / SAMPLE_RATE) for word in now[len(kept) :]]
     return stands
 

@@ -263,8 +263,12 @@ def shares_of(engines: list[str], shares: dict[str, float]) -> tuple[tuple[str, 
     """The engines' shares of the utterances, summing to one; DEFAULT_SHARES where `shares` is empty.
 
     Raises:
-        ValueError: `shares` names an engine that is not used, or all are zero.
+        ValueError: `shares` names an engine that is not used, or all are zero, or it is empty and an engine has no
+            default.
     """
+    if not shares and (without := [name for name in engines if name not in DEFAULT_SHARES]):
+        every = ",".join(f"{name}=1" for name in engines)
+        raise ValueError(f"no default share for {', '.join(without)}: add --shares {every}")
     if strangers := sorted(set(shares) - set(engines)):
         raise ValueError(f"--shares names {', '.join(strangers)}, which is not among {', '.join(engines)}")
     wanted = {name: (shares or DEFAULT_SHARES).get(name, 0.0) for name in engines}
@@ -303,7 +307,10 @@ def main(arguments: list[str] | None = None) -> None:
     add("--workers", type=cli.count, default=os.cpu_count(), help="processes")
     args = options.parse_args(arguments)
     try:
-        args.engines = available(args.engines)
+        engines = available(args.engines)
+        if not (args.engines or args.shares):  # nobody asked for those without a default share
+            engines = [name for name in engines if name in DEFAULT_SHARES]
+        args.engines = engines
         open_sentences()
         if args.everyday_share + args.dictionary_share > 1:
             raise ValueError(

@@ -26,8 +26,8 @@ class Joined(Named):
         """Returns the samples, float32 [samples]. Raises ManifestError, which names the file."""
         pause = bytes(round(PAUSE_S * SAMPLE_RATE) * np.dtype(np.float32).itemsize)
         joined = bytearray()  # grows in place, so that an hour is in memory once
-        for part in self.parts:
-            joined += (pause if joined else b"") + part.wave().tobytes()
+        for index, part in enumerate(self.parts):
+            joined += (pause if index else b"") + part.wave().tobytes()
         return np.frombuffer(joined, np.float32)
 
 

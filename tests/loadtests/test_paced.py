@@ -1,14 +1,17 @@
 """Paced clients against a real server, and their clock against messages that were made by hand."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
+from loadtests import paced_client
 from loadtests.paced import figures, main
 from loadtests.paced_client import Client, Sound, SoundError
 from tests.fakes import FakeTranscriber, spoken
@@ -110,6 +113,38 @@ def test_what_was_sent_late_has_waited_since_it_was_due() -> None:
     assert client.partial_s == pytest.approx([0.55]) and client.final_s == pytest.approx([0.55])
     assert client.last_s == pytest.approx(1.0)
     assert figures([client])["late_send_s"]["p50"] == pytest.approx(0.5) and figures([client])["late"] == 2
+
+
+class SilentServer:
+    """Says nothing twice, while audio goes out or not; then it says something."""
+
+    def __init__(self, client: Client, audio_goes_out: bool) -> None:
+        self._client, self._audio_goes_out, self.calls = client, audio_goes_out, 0
+
+    async def recv(self) -> str:
+        self.calls += 1
+        if self.calls > 2:
+            return json.dumps({"type": "partial", "text": "a"})
+        if self._audio_goes_out:
+            self._client.sent(1_600 * self.calls, 0.0, 0.0)
+        await asyncio.Event().wait()
+        raise AssertionError("the event never comes")
+
+
+async def test_silence_is_heard_out_while_audio_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paced_client, "GIVE_UP_S", 0.05)
+    client = Client(rate=16_000)
+    server: Any = SilentServer(client, audio_goes_out=True)
+    assert await client._listen(server) == {"type": "partial", "text": "a"} and server.calls == 3
+
+
+async def test_silence_is_the_end_when_no_audio_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paced_client, "GIVE_UP_S", 0.05)
+    client = paced()  # what went out before does not count
+    server: Any = SilentServer(client, audio_goes_out=False)
+    with pytest.raises(TimeoutError):
+        await client._listen(server)
+    assert server.calls == 1
 
 
 def test_sound_goes_round(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from loadtests.stream_client import Sound, StreamError, main
+from loadtests import stream_client
+from loadtests.stream_client import Client, Sound, StreamError, main
 from tests.fakes import FakeTranscriber, spoken
 from tests.service.conftest import Served, serving
 from tests.service.live import stream_settings
@@ -70,6 +73,32 @@ def test_in_real_time_it_takes_as_long_as_it_was_spoken(server: Served, file: Pa
     started = time.monotonic()
     assert command(server, file, "--realtime") == 0
     assert time.monotonic() - started >= 2.9
+
+
+async def test_a_server_that_is_slow_makes_the_sound_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece goes out when its last sample has been spoken, or at once when the server held up one before it."""
+    now, sent_at = 100.0, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    async def send(message: bytes | str) -> None:
+        nonlocal now
+        sent_at.append(now)
+        now += {2: 0.15, 5: 2.0}.get(len(sent_at), 0.0)  # the second piece, and the last
+
+    monkeypatch.setattr(stream_client, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(stream_client, "asyncio", SimpleNamespace(sleep=sleep))
+    socket: Any = SimpleNamespace(send=send)
+    client, rate = Client(socket, {}), 11_025  # of which 100 ms are no whole samples
+    client.times.started = now
+    await client._play(Sound(np.zeros(5_000, np.float32), rate), 100, realtime=True)
+    assert client.times.audio_ended is not None
+    assert client.times.audio_ended - client.times.started == pytest.approx(5_000 / rate, abs=1e-9)
+    due = [samples / rate for samples in (1_102, 2_204, 3_306, 4_408, 5_000)]
+    due[2] = due[1] + 0.15  # later than its own time
+    assert [at - 100.0 for at in sent_at] == pytest.approx([*due, due[-1] + 2.0], abs=1e-9)
 
 
 def test_stereo_at_another_rate_is_mixed(tmp_path: Path) -> None:

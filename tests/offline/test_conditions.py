@@ -63,6 +63,25 @@ def test_the_command_writes_every_recording_under_every_condition(tmp_path: Path
     assert len({row["audio_filepath"] for row in rows}) == len(rows)
 
 
+def test_recordings_of_one_name_and_parts_of_one_file_have_files_of_their_own(tmp_path: Path) -> None:
+    for folder, scale in (("a", 0.25), ("b", 0.5)):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "x.flac", scale * WAVE, SAMPLE_RATE)
+    lines = [
+        {"audio_filepath": "a/x.flac", "duration": 1.0, "text": "ONE"},
+        {"audio_filepath": "b/x.flac", "duration": 1.0, "text": "TWO"},
+        {"audio_filepath": "a/x.flac", "duration": 0.5, "text": "THREE", "offset": 0.5},
+    ]
+    source, output = tmp_path / "sets.jsonl", tmp_path / "out"
+    source.write_text("\n".join(map(json.dumps, lines)))
+    assert main(["--manifest", str(source), "--output_dir", str(output)]) == 0
+    rows = [json.loads(line) for line in (output / "test.jsonl").read_text().splitlines()]
+    assert len({row["audio_filepath"] for row in rows}) == len(rows) == 3 * len(CONDITIONS)
+    plain = {row["text"]: output / row["audio_filepath"] for row in rows if "as it is" in row["domain"]}
+    for text, wave in {"ONE": WAVE / 4, "TWO": WAVE / 2, "THREE": WAVE[8_000:] / 4}.items():
+        np.testing.assert_allclose(soundfile.read(plain[text])[0], wave, atol=1e-4)
+
+
 def test_two_sets_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--manifest", f"{SOURCE},{SOURCE}", "--output_dir", str(tmp_path)]) == 2
     assert "the same name" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 
 import asr
 from asr.ctc import Word
+from offline import emission
 from offline.emission import delays_s, main, shown, summary
 
 SPEECH = Path(__file__).parents[1] / "speech" / "test-seen-voices.jsonl"
@@ -32,6 +33,25 @@ def test_a_word_is_shown_after_the_chunk_that_ends_it() -> None:
     found = shown(model, wave, scores(model, letters, 27), SIZE)
     third = (24 * 320 + 80) / 16_000
     assert found == [("HIT", third), ("A", third), ("I", len(wave) / 16_000)]
+
+
+class Revising:
+    """A decoder whose text changes at every push."""
+
+    def __init__(self, *_: object) -> None:
+        self._texts = iter(["A B C", "A X C", "A X C D"])
+        self.words: list[Word] = []
+
+    def push(self, _: np.ndarray) -> None:
+        self.words = [Word(word, 0.0, 0.0, 1.0) for word in next(self._texts)[::2]]
+
+
+def test_from_a_revised_word_on_the_text_stands_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, wave = asr.load("mha", device="cpu"), np.zeros(24 * 320, np.float32)
+    monkeypatch.setattr(emission, "StreamDecoder", Revising)
+    first, second, third = np.cumsum([len(one) for one in model.chunks(wave, chunk_frames=SIZE)]) / 16_000
+    found = shown(model, wave, scores(model, {}, 24), SIZE)
+    assert found == [("A", first), ("X", second), ("C", second), ("D", third)]
 
 
 def test_delays_are_of_words_that_both_hear_alike() -> None:

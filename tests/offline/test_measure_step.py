@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from offline import measure_step
 from offline.measure_step import config_of, main, measure, parser, report, sentence
 from tests.conftest import tiny_config
 
@@ -29,6 +30,15 @@ def test_a_step_is_taken_in_either_half_precision(tmp_path: Path) -> None:
     written = json.loads(json.dumps(report(args, config, results)))
     assert written["results"] == results and written["how"]["batch_size"] == 1
     assert "parameters learn" in sentence(results[0])
+
+
+def test_a_peak_is_never_below_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config("mla").to_dict()))
+    words = f"--output_file x.json --model_config {tmp_path}/config.json --clip_s 0.5 --steps 1 --cpu"
+    args, readings = parser().parse_args(words.split()), iter([200, 100])
+    monkeypatch.setattr(measure_step, "peak_bytes", lambda device: next(readings))
+    result = measure(args, config_of(args), "fp32")
+    assert (result["built_peak_bytes"], result["peak_bytes"]) == (200, 200)
 
 
 def test_the_reference_architecture_is_the_default_and_nonsense_is_named(

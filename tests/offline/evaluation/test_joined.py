@@ -1,14 +1,18 @@
 """Short recordings joined to long ones: nothing is lost, nothing is there twice."""
 
+from argparse import Namespace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from offline.data import Utterance
-from offline.evaluation.joined import join
+from offline.evaluation import measure
+from offline.evaluation.joined import Joined, join
 from tests.conftest import noise
 
 
@@ -57,3 +61,47 @@ def test_a_little_too_little_goes_to_the_last(utterances: list[Utterance]) -> No
     found = join(same, 2.0)
     assert [len(one.ids) for one in found] == [2, 2, 3]
     assert [len(one.ids) for one in join(same, 100.0)] == [7]
+
+
+@dataclass(frozen=True)
+class Heard(Utterance):
+    """An utterance that is in memory."""
+
+    samples: int = 0
+
+    def own_wave(self) -> np.ndarray:
+        return noise(self.samples, self.samples)
+
+
+def joined_of(*samples: int) -> Joined:
+    parts = tuple(Heard(Path("x.flac"), n / 16_000, "X", samples=n) for n in samples)
+    return Joined(Path("x.flac"), sum(samples) / 16_000 + 0.3 * (len(samples) - 1), "X", parts=parts)
+
+
+@pytest.mark.parametrize("samples", [(500,), (501, 77, 1_000), (0, 300), (300, 0, 200), (0, 0, 5)])
+def test_a_pause_lies_between_any_two_parts(samples: tuple[int, ...]) -> None:
+    pieces = [piece for n in samples for piece in (np.zeros(4_800, np.float32), noise(n, n))][1:]
+    wave = joined_of(*samples).wave()
+    assert wave.dtype == np.float32
+    np.testing.assert_array_equal(wave, np.concatenate(pieces))
+
+
+def test_a_warm_up_keeps_no_long_recording_in_memory() -> None:
+    heard, rows = list[np.ndarray](), list[Any]()
+
+    class Arm:
+        name = "m"
+
+        def run(self, waves: list[np.ndarray]) -> tuple[list[str], float, float]:
+            heard.extend(waves)
+            return ["X"] * len(waves), 1.0, 1.0
+
+    record: Any = Namespace(keep=lambda batches: 0, append=rows.extend)
+    long, arm = joined_of(100_000, 100_000), Arm()
+    args = Namespace(join_s=10.0, batch_seconds=60.0, batch_size=1)
+    arms: Any = [arm]
+    measure.measure(arms, [("c", long)], record, args)
+    warm_up, whole = heard
+    assert len(whole) == 204_800 and len(rows) == 1
+    np.testing.assert_array_equal(warm_up, whole[:160_000])
+    assert warm_up.base is None, "no view of the whole"
