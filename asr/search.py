@@ -17,7 +17,7 @@ import numpy as np
 from asr import ngram
 from asr.ctc import Vocabulary
 from asr.hot_words import HotWords
-from asr.ngram import Context, NGram
+from asr.ngram import NAMED_LETTER, UNKNOWN_LETTER, Context, NGram
 
 Letter = tuple[int, int, float]  # first and last frame, lowest posterior in them
 Candidates = list[tuple[str, float]]  # letters, or a space, that a frame may hold, and their posteriors
@@ -38,11 +38,11 @@ class Beam:
         least_text: share of the best text's probability below which another is given up.
     """
 
-    width: int = 16
+    width: int = 32
     hot_words: tuple[str, ...] = ()
     boost: float = 1.0
     lm: Path | None = None
-    alpha: float = 0.8
+    alpha: float = 1.0
     beta: float = 1.5
     least_token: float = 1e-3
     least_text: float = 1e-6
@@ -118,6 +118,8 @@ class BeamSearch:
         self.beam, self.vocabulary = beam, vocabulary
         _check_numbers(beam)
         self._spelled = [spelled.split() for spelled in map(self._spell, beam.hot_words) if spelled.strip()]
+        self._named = {word for phrase in self._spelled for word in phrase}
+        self._named_begun = {word[:size] for word in self._named for size in range(1, len(word) + 1)}
         ids = np.arange(len(vocabulary))
         self._is_text = vocabulary.is_text(ids)
         self._letters = [
@@ -162,7 +164,7 @@ class BeamSearch:
         factor, place, ahead = 1.0, one.place, 0.0
         if self.lm:
             begun = one.text[one.text.rfind(" ") + 1 :] + letter
-            ahead = self.beam.alpha * self.lm.ahead(begun) + self.beam.beta
+            ahead = self.beam.alpha * self.lm.ahead(begun, begun in self._named_begun) + self.beam.beta
             factor = math.exp(ahead - one.ahead)
         if self.hot_words:
             place, change = self.hot_words.move(place, letter)
@@ -175,6 +177,8 @@ class BeamSearch:
         if self.lm:
             word = one.text[one.text.rfind(" ") + 1 :]
             log_prob, context = self.lm.score(context, word)
+            if word in self._named and word not in self.lm:
+                log_prob += (NAMED_LETTER - UNKNOWN_LETTER) * len(word)
             factor = math.exp(self.beam.alpha * log_prob + self.beam.beta - one.ahead)
         if self.hot_words:
             place, change = self.hot_words.move(place, " ")

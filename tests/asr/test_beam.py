@@ -218,11 +218,14 @@ ngram 2=3
 """
 
 
+@pytest.mark.parametrize("named", [(), ("AAB",), ("A", "B")])
 @pytest.mark.parametrize("seed", range(8))
-def test_with_an_n_gram_a_text_has_its_paths_times_its_words(seed: int, tmp_path: Path) -> None:
-    """What words have in advance is in no text's end."""
+def test_with_an_n_gram_a_text_has_its_paths_times_its_words(
+    seed: int, named: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What words have in advance is in no text's end; those that are named are not dear for being unknown."""
     (tmp_path / "lm.arpa").write_text(TINY)
-    beam = replace(EVERYTHING, lm=tmp_path / "lm.arpa", alpha=0.7, beta=0.9)
+    beam = replace(EVERYTHING, lm=tmp_path / "lm.arpa", alpha=0.7, beta=0.9, hot_words=named, boost=0.0)
     log_probs = scores(2 + seed % 4, seed)
     texts = all_texts(log_probs)
     lm = ngram.read(tmp_path / "lm.arpa")
@@ -230,6 +233,8 @@ def test_with_an_n_gram_a_text_has_its_paths_times_its_words(seed: int, tmp_path
         context = lm.start
         for word in text.split():
             log_prob, context = lm.score(context, word)
+            if word in named and word not in ("A", "BA"):
+                log_prob += (ngram.NAMED_LETTER - ngram.UNKNOWN_LETTER) * len(word)
             texts[text] *= math.exp(0.7 * log_prob + 0.9)
     search = decoded(log_probs, beam)
     assert search.text == max(texts, key=texts.__getitem__)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asr import ngram
-from asr.ngram import UNKNOWN_LETTER, read
+from asr.ngram import NAMED_LETTER, UNKNOWN_LETTER, read
 
 ARPA = """made by hand
 
@@ -77,6 +77,12 @@ def test_words_are_looked_up_in_any_case(file: Path) -> None:
 )
 def test_what_a_beginning_may_become(file: Path, beginning: str, log10: float) -> None:
     assert read(file).ahead(beginning) == pytest.approx(LN_10 * log10)
+
+
+def test_a_word_that_was_named_costs_less_a_letter(file: Path) -> None:
+    assert read(file).ahead("ZOE", named=True) == pytest.approx(LN_10 * -2.0 + 3 * NAMED_LETTER)
+    assert read(file).ahead("CALL", named=True) == read(file).ahead("CALL")
+    assert "anna" in read(file) and "ZOE" not in read(file)
 
 
 def test_no_word_is_likelier_than_any_of_its_beginnings(file: Path) -> None:
