@@ -136,8 +136,8 @@ bundled: synthesize ## train mha on synthetic speech, convert it to mla, write b
 	test -e runs/mha-8/final || $(RUN) -m offline.bundle --source runs/mha-7/final --name mha
 	$(SPEAK_ENGLISH) --hours 2.8
 	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(foreach time,1 2 3 4 5 6 7 8,$(ENGLISH))) --init_from mha \
-	  --output_dir runs/mha-8 --max_steps 4500 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
-	  --decay_steps 4500 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 \
+	  --output_dir runs/mha-8 --max_steps 4000 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
+	  --decay_steps 4000 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 \
 	  --augment_strength 0.8 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 8
 	$(RUN) -m offline.bundle --source runs/mha-8/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
