@@ -31,7 +31,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup serve test lint format synthesize bundled people compare healed ablation reference bench streams pareto docs loadtest ray-trial smoke host-check dashboards lock
+.PHONY: help setup serve test lint format speech synthesize bundled people compare healed ablation reference bench streams pareto docs loadtest ray-trial smoke host-check dashboards lock
 .PHONY: styles tools clean
 .DELETE_ON_ERROR:
 
@@ -72,9 +72,10 @@ SPEAK_KOKORO := $(RUN) -m offline.synthesize --output_dir data/kokoro-1 --seed 1
   --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 100 --test_seen_clips 200 --test_unseen_clips 200
 SPEAK_ENGLISH := $(RUN) -m offline.synthesize --output_dir data/kokoro-en --seed 81 --engines kokoro-en --shares kokoro-en=1 \
   --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 60 --test_seen_clips 60 --test_unseen_clips 60
-synthesize: $(VENV)/.installed-synthesis tools styles ## make speech for training in data/ (VOICES= HOURS=); resumes
+speech: $(VENV)/.installed-synthesis tools ## make 8 hours of speech in data/speech, to convert and fine-tune with (3 minutes; VOICES= HOURS=)
 	$(RUN) -m offline.synthesize --output_dir data/speech --hours $(HOURS) --seed 1 $(VOICES) --everyday_share 0.65 \
 	  --dev_clips 150 --test_seen_clips 800 --test_unseen_clips 400 $(ARGS)
+synthesize: speech ## make all that the bundled models learnt from but Kokoro's, 84 hours, in data/ (half an hour); resumes
 	$(RUN) -m offline.synthesize --output_dir data/everyday --hours 2 --seed 2 $(VOICES) --everyday_share 1.0 \
 	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/more --hours 10 --seed 5 $(VOICES) --everyday_share 0.8 \
@@ -103,7 +104,7 @@ ENGLISH  := data/kokoro-en/train.jsonl
 HEARD    := $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE)
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (11 hours on 2 cores)
+bundled: synthesize styles ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (11 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
@@ -176,7 +177,9 @@ OF_simple-50-weight := --mla_variant simple --method weight --cache_reduction 0.
 $(foreach arm,$(JOINT),$(eval OF_$(arm) := --cache_reduction $(call share,$(arm)) --method $(lastword $(subst -, ,$(arm))) \
   $(if $(filter %-weight,$(arm)),,$(GREEDY))))
 .PRECIOUS: runs/arms/%/report.json runs/healed/%/final/model.safetensors
-$(subst $(comma), ,$(HEARD)):
+$(SPEECH):
+	$(MAKE) speech
+$(filter-out $(SPEECH),$(subst $(comma), ,$(HEARD))):
 	$(MAKE) synthesize
 runs/arms/%/report.json: | $(SPEECH)
 	$(CONVERT) $(OF_$*) --output_dir runs/arms/$*

@@ -21,7 +21,7 @@ Variables; paths are relative to the repository:
   OUTPUT_DIR       default: results/<base>_mla_finetuned (conformer_mla_finetuned), and _quick after it
   TRAIN_DATA, DEV_DATA   manifests, tables, Kaldi or LibriSpeech folders, LibriSpeech splits, hf:dataset:split
   DATA_DIR         a LibriSpeech tree; train-clean-100 and dev-clean are taken
-                   Without these: LibriSpeech where it is in data/, else data/speech (`make synthesize`)
+                   Without these: LibriSpeech where it is in data/, else data/speech (`make speech`)
   PYTHON           default: .venv/bin/python, else python3
 A run that was stopped goes on where it was when the same command is given again.
 TEXT
@@ -38,6 +38,14 @@ case "$mode" in
 esac
 shift
 cd "$(dirname "$0")"
+
+# Before a conversion that can take minutes.
+for one in TRAIN_DATA:DEV_DATA DEV_DATA:TRAIN_DATA; do
+  given="${one%:*}" lacking="${one#*:}"
+  if [ -n "${!given:-}" ] && [ -z "${!lacking:-}" ]; then
+    echo "run_mla_finetuning.sh: $given is set without $lacking; they go together" >&2 && exit 2
+  fi
+done
 
 PYTHON="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
 BASE_MODEL="${BASE_MODEL:-mha}"
@@ -64,7 +72,7 @@ if [[ -z "$calibration" && ! " $*" =~ \ --(train|data|offline|use) ]]; then
   if [ -z "$calibration" ]; then
     echo "run_mla_finetuning.sh: there is no speech to learn from; looked for ${places[*]}. Set TRAIN_DATA and" \
       "DEV_DATA, or DATA_DIR to a LibriSpeech tree, or add --use_hf_dataset to fetch LibriSpeech's train-clean-100, or make" \
-      "data/speech with: make synthesize" >&2
+      "data/speech with: make speech" >&2
     exit 2
   fi
 fi
@@ -76,10 +84,15 @@ if [ ! -e "$MLA_DIR/config.json" ]; then
   [ -z "${CONVERT_OPTIONS:-}" ] || read -ra options <<<"$CONVERT_OPTIONS"
   echo "Converting $BASE_MODEL to $MLA_DIR"
   "$PYTHON" -m offline.convert --model_name "$BASE_MODEL" --output_dir "$MLA_DIR" "${options[@]}"
+elif [ -n "${CONVERT_OPTIONS:-}" ]; then
+  echo "run_mla_finetuning.sh: CONVERT_OPTIONS is '$CONVERT_OPTIONS', but $MLA_DIR is there already: name another MLA_DIR," \
+    "or delete it" >&2 && exit 2
+else
+  echo "Taking $MLA_DIR as it is: $(grep -so '"source": "[^"]*"' "$MLA_DIR/config.json" || echo "of unknown source")"
 fi
 
 echo "Fine-tuning $MLA_DIR ($mode); the result goes to $OUTPUT_DIR"
 "$PYTHON" -m offline.finetune --base_model "$BASE_MODEL" --mla_weights "$MLA_DIR" --output_dir "$OUTPUT_DIR" \
   "${settings[@]}" ${data[@]+"${data[@]}"} "$@"
-echo "Loss and error rates: tensorboard --logdir $OUTPUT_DIR"
-echo "Next: $PYTHON -m offline.evaluate --model $BASE_MODEL,$OUTPUT_DIR, with --dataset or --manifest for the speech"
+echo "Loss and error rates: $PYTHON -m tensorboard.main --logdir $OUTPUT_DIR"
+echo "Next: $PYTHON -m offline.evaluate --model $BASE_MODEL,$OUTPUT_DIR --dataset ${DEV_DATA:-test-clean} --output_file results/mine.json"

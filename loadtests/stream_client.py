@@ -173,7 +173,8 @@ async def run(options: argparse.Namespace) -> None:
     start = {"words": options.words} | ({"profile": options.profile} if options.profile else {})
     printer = Printer(options.json)
     # No pings: while a server takes no more audio, it reads no pings either.
-    server = re.sub("^http", "ws", options.url.rstrip("/")).removesuffix("/stream")
+    url = options.url if "://" in options.url else f"ws://{options.url}"
+    server = re.sub("^http", "ws", url.rstrip("/")).removesuffix("/stream")
     address = f"{server}/stream?model={options.model}"
     key = {"Authorization": f"Bearer {options.key}"} if options.key else {}
     async with connect(address, compression=None, ping_interval=None, additional_headers=key) as socket:
@@ -197,7 +198,7 @@ def parser() -> argparse.ArgumentParser:
         "--profile", help="latency and context: balanced, fast or long (default: the server's)"
     )
     options.add_argument(
-        "--url", default="ws://localhost:8000", help="the server, ws: or http: (default: ws://localhost:8000)"
+        "--url", default="ws://localhost:8000", help="the server, ws:, http: or host:port (default: ws://localhost:8000)"
     )
     options.add_argument(
         "--key", default=os.environ.get("MLA_ASR_KEY"), help="API key (default: $MLA_ASR_KEY)"
@@ -224,6 +225,9 @@ def main(argv: list[str] | None = None) -> int:
         parser().error(f"--piece_ms is {options.piece_ms:g}; it must be more than 0")
     try:
         asyncio.run(run(options))
+    except ConnectionRefusedError as error:
+        print(f"stream_client: no server at {options.url}, --url names another: {error}", file=sys.stderr)
+        return 1
     except (StreamError, WebSocketException, OSError) as error:
         print(f"stream_client: {error}{_body(error)}", file=sys.stderr)
         return 1

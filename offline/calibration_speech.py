@@ -30,7 +30,7 @@ def read(
     for source in sources:
         if Path(source).suffix == ".jsonl" and not Path(source).is_file():
             raise ManifestError(
-                f"{source}: no such manifest; `make synthesize` writes data/speech/train.jsonl"
+                f"{source}: no such manifest; `make speech` writes data/speech/train.jsonl"
             )
         utterances = read_corpus(source, root=root, download=download)
         reason = None if force else held_out(source, utterances)

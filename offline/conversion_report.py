@@ -51,7 +51,7 @@ def totals(costs: dict[str, Any]) -> list[str]:
         for name, key in (
             ("parameters", "parameters"),
             ("FLOPs a frame, in a clip of 10 s", "flops_per_frame"),
-            ("cache bytes a frame", "cache_bytes_per_frame"),
+            ("cache bytes a frame, in the folder's dtype", "cache_bytes_per_frame"),
         )
     ]
 

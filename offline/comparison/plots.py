@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from offline.comparison.tables import setting
+
 Row = dict[str, Any]
 LONGEST_NAME = 30
 COLOURS = {"non-inferior": "#2a7f3f", "undecided": "#8a8a8a", "worse by more than the margin": "#b3261e"}
@@ -46,7 +48,11 @@ def lines(found: Row) -> dict[str, list[tuple[float, float, float, float]]]:
 def _line(arm: Row, found: Row) -> str:
     """The method, and settings where they are not those of the baseline."""
     own, usual = arm["settings"], found["arms"][found["how"]["baseline"]]["settings"]
-    changed = [f"{name} {value}" for name, value in own.items() if value != usual.get(name)]
+    changed = [
+        f"{name} {setting(name, value, whole=False)}"
+        for name, value in own.items()
+        if value != usual.get(name)
+    ]
     method = " ".join(filter(None, (arm["latent"] or arm["kind"], arm["method"])))
     return ", ".join([method, *changed])
 

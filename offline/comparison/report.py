@@ -125,17 +125,23 @@ def _undecided(found: Row) -> str:
     pairs = [pair for pair in tables.of_other_models(found) if pair["words_needed"]]
     return "\n".join(
         f"- {pair['arm']} against {pair['baseline']} is undecided on {pair['words']:,} words with "
-        f"{pair['discordant_errors']:,} discordant errors (over-dispersion {number(pair['over_dispersion'])}): "
+        f"{pair['discordant_errors']:,} discordant errors{_over_dispersion(pair)}: "
         f"{_words_needed(pair, pair['margin'])}."
         for pair in pairs
     )
+
+
+def _over_dispersion(pair: Row) -> str:
+    known = pair["over_dispersion"] is not None
+    return f" (over-dispersion {number(pair['over_dispersion'])})" if known else ""
 
 
 def _words_needed(pair: Row, margin: float) -> str:
     equal, seen = (pair["words_needed"][key] for key in ("if_equal", "if_as_seen"))
     outcome = "worse by more than the margin" if pair["difference"] > margin else "non-inferior"
     said = [f"about {equal:,} words would show it non-inferior if the two are equal"] if equal else []
-    said += [f"about {seen:,} words would show it {outcome} if they differ as seen"] if seen else []
+    if seen and (seen != equal or outcome != "non-inferior"):  # else said already
+        said.append(f"about {seen:,} words would show it {outcome} if they differ as seen")
     return ", ".join(said) or "no number of words would decide, if they differ as seen"
 
 
@@ -157,7 +163,10 @@ def _settings(found: Row) -> str:
 
 
 def _changes(differs: dict[str, Sequence[Any]]) -> str:
-    return ", ".join(f"{name} ({ours} / {theirs})" for name, (ours, theirs) in differs.items())
+    return ", ".join(
+        f"{name} ({' / '.join(tables.setting(name, value) for value in values)})"
+        for name, values in differs.items()
+    )
 
 
 def _pictures(found: Row) -> str:

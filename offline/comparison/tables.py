@@ -80,7 +80,7 @@ def _over(value: float | None, unit: float) -> float | None:
 
 def identical(found: Row) -> str:
     """Returns the share of identical transcripts of each comparison, and below it what rounding alone does."""
-    rows = [[row["arm"], row["baseline"], share(row["identical"], 2), "another model"]
+    rows = [[row["arm"], row["baseline"], share(row["identical"], 2), _what_differs(row, found["arms"])]
             for row in of_other_models(found)]  # fmt: skip
     for row in found["null"]:
         changes = ", ".join(f"{name} {ours} / {theirs}" for name, (ours, theirs) in row["differs"].items())
@@ -93,8 +93,24 @@ def identical(found: Row) -> str:
     return table(["arm", "and", "identical", "what differs"], rows) + note
 
 
+def _what_differs(pair: Row, arms: dict[str, Row]) -> str:
+    ours, theirs = (arms[pair[side]]["folder_hash"] for side in ("arm", "baseline"))
+    if ours is None or ours != theirs:
+        return "another model"
+    return f"the same weights, heard otherwise: {', '.join(pair['settings_that_differ'])}"
+
+
+def setting(name: str, value: Any, *, whole: bool = True) -> str:
+    """Returns one setting of an arm; of a beam search (facts in a dict) what was set for it, or only what it is."""
+    if not isinstance(value, dict):
+        return "greedy" if name == "decoding" and value is None else str(value)
+    way = "beam+lm" if value.get("lm") else "beam"
+    details = ", ".join(f"{key} {_cell(entry)}" for key, entry in value.items() if entry)
+    return f"{way}: {details}" if whole else way
+
+
 def of_other_models(found: Row) -> list[Row]:
-    """Returns the comparisons but those of a model with itself."""
+    """Returns the comparisons but those of a model with itself, heard alike."""
     return [pair for pair in found["comparisons"] if not pair["same_model"]]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,8 @@ from offline import provenance
 
 # What may differ between two runs of one model without its being another task: rounding, and nothing else.
 NUMERICS = ("dtype", "batch_size", "batch_seconds", "device", "engine", "attn_implementation")
-SIGHT = ("chunk_frames", "left_context_frames", "chunk_ms", "left_context_s", "profile")
+CHUNKS = ("chunk_frames", "left_context_frames", "chunk_ms", "left_context_s", "profile")
+SIGHT = (*CHUNKS, "decoding")  # what makes another task of it
 # Of one utterance: words inserted before word 1, what was heard for word 1, inserted before word 2...
 Slots = list[str]
 
@@ -55,9 +57,11 @@ class Arm:
         """How it was run, as far as that may change a transcript."""
         how = {"device": self.content["what"].get("device"), **self.content["how"]}
         if self.facts.get("profile", "full") != "full":  # an arm of several profiles says itself how it heard
-            how |= {name: self.facts[name] for name in SIGHT if name in self.facts}
+            how |= {name: self.facts[name] for name in CHUNKS if name in self.facts}
         chunked = any(how.get(name) for name in ("chunk_frames", "chunk_ms"))
-        return {name: how.get(name) for name in (*NUMERICS, *(SIGHT if chunked else ()))}
+        found = {name: how.get(name) for name in (*NUMERICS, *(CHUNKS if chunked else ()))}
+        found["decoding"] = self.facts.get("decoding")  # None: greedy; how has those of all arms in one list
+        return found
 
     @cached_property
     def references(self) -> list[list[str]]:
@@ -160,6 +164,11 @@ def _name(arm: Arm, arms: list[Arm]) -> str:
 def _read_lines(path: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
     """The utterances beside one result file, in the order of their names."""
     if "utterances_file" not in content:
+        maker = re.search(r"-m (\S+)", str((content.get("how") or {}).get("command")))
+        if maker and maker[1] != "offline.evaluate":
+            raise ResultError(
+                f"{path}: a result of {maker[1]}; give results of offline.evaluate, beside them of offline.benchmark"
+            )
         raise ResultError(
             f"{path}: names no utterances_file; written by an older offline.evaluate, run it again"
         )

@@ -23,7 +23,7 @@ HERE = (Path("data/speech/train.jsonl"), Path("data/speech/dev.jsonl"))
 WHAT_TO_DO = (
     "no training data: give --train_manifest and --dev_manifest (manifests, tables, Kaldi or LibriSpeech folders), or "
     "--data_dir with a LibriSpeech tree, or --use_hf_dataset to fetch LibriSpeech's train-clean-100, or make "
-    "data/speech with `make synthesize`"
+    "data/speech with `make speech`"
 )
 
 

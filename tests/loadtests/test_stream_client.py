@@ -115,7 +115,7 @@ def test_stereo_at_another_rate_is_mixed(tmp_path: Path) -> None:
         (["--model", "nobody"], "model_not_found: no model 'nobody'; choices: "),
         (["--key", "another"], "invalid_api_key"),
         (["--url", "ftp://localhost:1"], "scheme"),
-        (["--url", "ws://localhost:1"], "Connect"),
+        (["--url", "localhost:1"], "no server at localhost:1, --url names another"),
     ],
 )
 def test_what_goes_wrong_is_one_line(

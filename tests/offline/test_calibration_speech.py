@@ -68,7 +68,7 @@ def test_a_part_of_a_test_split_is_still_held_out(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_is_not_there_names_what_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"gone.jsonl: no such manifest; `make synthesize`"):
+    with pytest.raises(ManifestError, match=r"gone.jsonl: no such manifest; `make speech`"):
         calibration_speech.read([str(tmp_path / "gone.jsonl")])
 
 

@@ -195,7 +195,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
         == 0
     )
     shown = capsys.readouterr().out
-    for part in ("joint latents of 16", "attention", "parameters", "FLOPs", "cache bytes a frame: 384 -> 96 (-75.0%)",
+    for part in ("joint latents of 16", "attention", "parameters", "FLOPs", "folder's dtype: 384 -> 96 (-75.0%)",
                  "greedy", "expected", "GiB"):  # fmt: skip
         assert part in shown
     folding = ["--model_name", str(tiny_folder("mla")), "--export_hf", str(tmp_path / "hf"), "--dry_run"]
@@ -228,7 +228,7 @@ REFUSALS = [
         "--lossless is .* for half the cache: leave .*--cache_reduction",
     ),
     (["--latent_dim", "8", "--cache_reduction", "0.5"], "--latent_dim and --cache_reduction both say"),
-    (["--calibration_manifest", "gone.jsonl"], "gone.jsonl: no such manifest; `make synthesize`"),
+    (["--calibration_manifest", "gone.jsonl"], "gone.jsonl: no such manifest; `make speech`"),
     (["--model_name", "nobody"], "no model 'nobody'"),
 ]
 

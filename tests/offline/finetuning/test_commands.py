@@ -124,3 +124,15 @@ def test_the_script_says_what_it_wants(checkout: Path) -> None:
     assert convert[5] == "checkpoints/conformer_mla"
     convert, full = commands(checkout, "quick", "--use_hf_dataset", CONVERT_OPTIONS="--latent_dim 512")
     assert convert[-2:] == ["--latent_dim", "512"] and parser().parse_args(full[2:]).use_hf_dataset
+
+
+def test_the_script_refuses_before_it_converts(checkout: Path) -> None:
+    alone = shell(checkout, "quick", DEV_DATA="b.csv")
+    assert alone.returncode == 2 and "DEV_DATA is set without TRAIN_DATA" in alone.stderr
+    (checkout / "made").mkdir()
+    (checkout / "made/config.json").write_text('{"attention": {"source": "another"}}')
+    data = {"TRAIN_DATA": "a.csv", "DEV_DATA": "b.csv", "MLA_DIR": "made"}
+    ignored = shell(checkout, "quick", CONVERT_OPTIONS="--latent_dim 512", **data)
+    assert ignored.returncode == 2 and "made is there already" in ignored.stderr
+    assert 'Taking made as it is: "source": "another"' in shell(checkout, "quick", **data).stdout
+    assert "RUN" not in alone.stdout + ignored.stdout

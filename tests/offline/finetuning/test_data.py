@@ -132,7 +132,7 @@ def test_where_speech_comes_from(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LIBRISPEECH_ROOT", raising=False)
-    with pytest.raises(ManifestError, match=r"no training data: give --train_manifest .* `make synthesize`"):
+    with pytest.raises(ManifestError, match=r"no training data: give --train_manifest .* `make speech`"):
         sources(None, None, None, False)
     with pytest.raises(ManifestError, match="is given without --"):
         sources(["a.jsonl"], None, None, False)
