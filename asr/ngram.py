@@ -19,8 +19,8 @@ Context = tuple[str, ...]
 BUNDLED = Path(__file__).parent / "bundled" / "words.arpa.gz"
 START, UNKNOWN = "<s>", "<unk>"
 LN_10 = math.log(10.0)
-# What each letter of a word that the model lacks costs beside <unk>, which stands for all such words together. One of 27
-# symbols would be 3.3. The less it is the more unknown words come out right, and the more often what is no word is
+# What each letter of a word that the model lacks costs beside <unk>, which stands for all such words together. One of
+# 27 symbols would be 3.3. The less it is the more unknown words come out right, and the more often what is no word is
 # written where a known one was said (EXPERIMENTS.md, decoding).
 UNKNOWN_LETTER = -3.0
 # The same for a word that was named beforehand: written English is more predictable than letters (Shannon, 1951).

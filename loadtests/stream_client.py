@@ -198,7 +198,9 @@ def parser() -> argparse.ArgumentParser:
         "--profile", help="latency and context: balanced, fast or long (default: the server's)"
     )
     options.add_argument(
-        "--url", default="ws://localhost:8000", help="the server, ws:, http: or host:port (default: ws://localhost:8000)"
+        "--url",
+        default="ws://localhost:8000",
+        help="the server, ws:, http: or host:port (default: ws://localhost:8000)",
     )
     options.add_argument(
         "--key", default=os.environ.get("MLA_ASR_KEY"), help="API key (default: $MLA_ASR_KEY)"

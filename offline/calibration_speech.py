@@ -29,9 +29,7 @@ def read(
     found = []
     for source in sources:
         if Path(source).suffix == ".jsonl" and not Path(source).is_file():
-            raise ManifestError(
-                f"{source}: no such manifest; `make speech` writes data/speech/train.jsonl"
-            )
+            raise ManifestError(f"{source}: no such manifest; `make speech` writes data/speech/train.jsonl")
         utterances = read_corpus(source, root=root, download=download)
         reason = None if force else held_out(source, utterances)
         if reason:
