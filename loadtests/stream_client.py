@@ -170,7 +170,11 @@ class Printer:
 async def run(options: argparse.Namespace) -> None:
     """Stream one file. Raises StreamError when that does not work out."""
     sound = Sound.read(options.file)
-    start = {"words": options.words} | ({"profile": options.profile} if options.profile else {})
+    start: dict[str, Any] = {"words": options.words}
+    # What is not given is the server's to choose.
+    for name in ("profile", "decoding", "hot_words", "hot_words_boost"):
+        if (value := getattr(options, name)) is not None:
+            start[name] = value
     printer = Printer(options.json)
     # No pings: while a server takes no more audio, it reads no pings either.
     url = options.url if "://" in options.url else f"ws://{options.url}"
@@ -186,6 +190,10 @@ async def run(options: argparse.Namespace) -> None:
     print("; ".join([f"{usage['audio_s']:.2f} s of sound, {steps}", *client.times.report()]), file=sys.stderr)
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m loadtests.stream_client",
@@ -196,6 +204,15 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--model", default="mla", help="name of the model (default: mla)")
     options.add_argument(
         "--profile", help="latency and context: balanced, fast or long (default: the server's)"
+    )
+    options.add_argument(
+        "--decoding", help="greedy, or beam: with the server's n-gram (default: the server's)"
+    )
+    options.add_argument(
+        "--hot_words", "--hot-words", type=_names, help="names to prefer, with beam: Hanna,New York"
+    )
+    options.add_argument(
+        "--hot_words_boost", "--hot-words-boost", type=float, help="how much to prefer them, 0 to 10"
     )
     options.add_argument(
         "--url",

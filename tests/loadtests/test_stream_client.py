@@ -60,6 +60,14 @@ def test_words_and_profile(server: Served, file: Path, capsys: pytest.CaptureFix
     assert out[at + 1] == "       0.00 -    0.38  hello  (90%)"
 
 
+def test_a_search_with_hot_words(server: Served, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = ["--decoding", "beam", "--hot_words", "Hello, New York", "--hot-words-boost", "2"]
+    assert command(server, file, *search) == 0
+    assert "] hello world" in capsys.readouterr().out
+    assert command(server, file, "--hot_words", "Hello") == 1  # without a beam the server refuses them
+    assert "hot_words" in capsys.readouterr().err
+
+
 def test_json_is_what_the_server_says(server: Served, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(server, file, "--json") == 0
     kinds = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
