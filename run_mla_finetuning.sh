@@ -42,7 +42,7 @@ cd "$(dirname "$0")"
 # Before a conversion that can take minutes.
 for one in TRAIN_DATA:DEV_DATA DEV_DATA:TRAIN_DATA; do
   given="${one%:*}" lacking="${one#*:}"
-  if [ -n "${!given:-}" ] && [ -z "${!lacking:-}" ]; then
+  if [[ -n "${!given:-}" && -z "${!lacking:-}" && ! " $*" =~ \ --(train|dev)[_-]manifest ]]; then
     echo "run_mla_finetuning.sh: $given is set without $lacking; they go together" >&2 && exit 2
   fi
 done
@@ -94,5 +94,6 @@ fi
 echo "Fine-tuning $MLA_DIR ($mode); the result goes to $OUTPUT_DIR"
 "$PYTHON" -m offline.finetune --base_model "$BASE_MODEL" --mla_weights "$MLA_DIR" --output_dir "$OUTPUT_DIR" \
   "${settings[@]}" ${data[@]+"${data[@]}"} "$@"
+[ "$calibration" = data/speech/train.jsonl ] && dev=data/speech/dev.jsonl || dev=test-clean
 echo "Loss and error rates: $PYTHON -m tensorboard.main --logdir $OUTPUT_DIR"
-echo "Next: $PYTHON -m offline.evaluate --model $BASE_MODEL,$OUTPUT_DIR --dataset ${DEV_DATA:-test-clean} --output_file results/mine.json"
+echo "Next: $PYTHON -m offline.evaluate --model $BASE_MODEL,$OUTPUT_DIR --dataset ${DEV_DATA:-$dev} --output_file results/mine.json"

@@ -48,17 +48,15 @@ class NGram:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, word: str) -> bool:
-        return (_folded(word),) in self._entries
-
-    def _score(self, context: Context, word: str) -> tuple[float, Context]:
+    def _score(self, context: Context, word: str, named: bool = False) -> tuple[float, Context]:
         """Return ln P(word | context), and the context of the next word.
 
-        Of a word that the model lacks: of <unk>, and of its letters, see `UNKNOWN_LETTER`.
+        Of a word that the model lacks: of <unk>, and of its letters, see `UNKNOWN_LETTER`; of one that was named
+        beforehand `NAMED_LETTER`.
         """
         word = _folded(word)
         known = (word,) in self._entries
-        log_prob = 0.0 if known else UNKNOWN_LETTER * len(word)
+        log_prob = 0.0 if known else _letter(named) * len(word)
         symbol = word if known else UNKNOWN
         for first in range(len(context) + 1):
             found = self._entries.get((*context[first:], symbol))
@@ -75,8 +73,7 @@ class NGram:
         The look-ahead of Ortmanns, Ney and Eiden (1996), max_w ln P(w) over the words w that begin so; the word that
         the model lacks is among them with the letters that it has so far.
         """
-        letter = NAMED_LETTER if named else UNKNOWN_LETTER
-        unknown = self._entries[UNKNOWN,][0] + letter * len(beginning)
+        unknown = self._entries[UNKNOWN,][0] + _letter(named) * len(beginning)
         return max(unknown, self._likeliest.get(_folded(beginning), unknown))
 
     def _of_beginnings(self) -> dict[str, float]:
@@ -94,6 +91,10 @@ class NGram:
             if words[first:] in self._entries:
                 return words[first:]
         return ()
+
+
+def _letter(named: bool) -> float:
+    return NAMED_LETTER if named else UNKNOWN_LETTER
 
 
 @lru_cache(maxsize=2)

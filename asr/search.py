@@ -17,7 +17,7 @@ import numpy as np
 from asr import ngram
 from asr.ctc import Vocabulary
 from asr.hot_words import HotWords
-from asr.ngram import NAMED_LETTER, UNKNOWN_LETTER, Context, NGram
+from asr.ngram import Context, NGram
 
 Letter = tuple[int, int, float]  # first and last frame, lowest posterior in them
 Candidates = list[tuple[str, float]]  # letters, or a space, that a frame may hold, and their posteriors
@@ -176,9 +176,7 @@ class BeamSearch:
         factor, context, place = 1.0, one.context, one.place
         if self.lm:
             word = one.text[one.text.rfind(" ") + 1 :]
-            log_prob, context = self.lm.score(context, word)
-            if word in self._named and word not in self.lm:
-                log_prob += (NAMED_LETTER - UNKNOWN_LETTER) * len(word)
+            log_prob, context = self.lm.score(context, word, word in self._named)
             factor = math.exp(self.beam.alpha * log_prob + self.beam.beta - one.ahead)
         if self.hot_words:
             place, change = self.hot_words.move(place, " ")

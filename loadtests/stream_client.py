@@ -244,10 +244,10 @@ def main(argv: list[str] | None = None) -> int:
         parser().error(f"--piece_ms is {options.piece_ms:g}; it must be more than 0")
     try:
         asyncio.run(run(options))
-    except ConnectionRefusedError as error:
+    except OSError as error:  # of the file it is a StreamError
         print(f"stream_client: no server at {options.url}, --url names another: {error}", file=sys.stderr)
         return 1
-    except (StreamError, WebSocketException, OSError) as error:
+    except (StreamError, WebSocketException) as error:
         print(f"stream_client: {error}{_body(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -82,7 +82,10 @@ def test_what_a_beginning_may_become(file: Path, beginning: str, log10: float) -
 def test_a_word_that_was_named_costs_less_a_letter(file: Path) -> None:
     assert read(file).ahead("ZOE", named=True) == pytest.approx(LN_10 * -2.0 + 3 * NAMED_LETTER)
     assert read(file).ahead("CALL", named=True) == read(file).ahead("CALL")
-    assert "anna" in read(file) and "ZOE" not in read(file)
+    named, unnamed = (read(file).score(("CALL",), "ZOE", named) for named in (True, False))
+    assert named[0] - unnamed[0] == pytest.approx(3 * (NAMED_LETTER - UNKNOWN_LETTER))
+    assert named[1] == unnamed[1]
+    assert read(file).score(("CALL",), "anna", True) == read(file).score(("CALL",), "anna")
 
 
 def test_no_word_is_likelier_than_any_of_its_beginnings(file: Path) -> None:

@@ -129,6 +129,9 @@ def test_the_script_says_what_it_wants(checkout: Path) -> None:
 def test_the_script_refuses_before_it_converts(checkout: Path) -> None:
     alone = shell(checkout, "quick", DEV_DATA="b.csv")
     assert alone.returncode == 2 and "DEV_DATA is set without TRAIN_DATA" in alone.stderr
+    assert commands(
+        checkout, "quick", "--dev-manifest", "b.csv", TRAIN_DATA="a.csv"
+    )  # as options they do as well
     (checkout / "made").mkdir()
     (checkout / "made/config.json").write_text('{"attention": {"source": "another"}}')
     data = {"TRAIN_DATA": "a.csv", "DEV_DATA": "b.csv", "MLA_DIR": "made"}
