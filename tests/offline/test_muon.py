@@ -1,7 +1,11 @@
 """Muon: orthogonal steps, AdamW where it is AdamW, the right parameters in the right group."""
 
+from pathlib import Path
+
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 from offline.muon import Muon, groups_of, orthogonalise
 from tests.conftest import tiny_model
@@ -12,7 +16,7 @@ def test_orthogonalised_has_singular_values_near_one_and_the_same_directions() -
     for shape in ((12, 40), (40, 12), (16, 16)):
         matrix = torch.randn(shape)
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-        found = left.T @ orthogonalise(matrix) @ right.T
+        found = left.T @ orthogonalise(matrix).float() @ right.T
         assert (found.diagonal() > 0.5).all() and (found.diagonal() < 1.5).all()
         assert (found - found.diagonal().diag()).abs().max() < 0.2
 
@@ -45,6 +49,33 @@ def test_a_matrix_of_rank_one_is_fitted() -> None:
         (model.weight - wanted).square().sum().backward()
         optimiser.step()
     assert (model.weight - wanted).norm() < 0.02 * wanted.norm()
+
+
+def _steps(rank: int, folder: Path, processes: int) -> None:
+    """Three steps on gradients that every process draws alike; saves weights and momenta."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting-{processes}", rank=rank, world_size=processes
+    )
+    draws = torch.Generator().manual_seed(0)
+    weights = [torch.randn(shape, generator=draws).requires_grad_() for shape in ((12, 7), (5, 9), (8, 4, 3))]
+    optimiser = Muon([{"params": weights, "muon": True, "weight_decay": 0.1}], 0.1, (0.9, 0.98))
+    for _ in range(3):
+        for weight in weights:
+            weight.grad = torch.randn(weight.shape, generator=draws)
+        optimiser.step()
+    momenta = [optimiser.state[weight]["momentum"] for weight in weights]
+    tensors = {str(index): tensor.detach() for index, tensor in enumerate([*weights, *momenta])}
+    save_file(tensors, folder / f"{processes}-{rank}.safetensors")
+    distributed.destroy_process_group()
+
+
+def test_processes_that_share_the_work_step_as_one_does(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        spawn(_steps, (tmp_path, processes), processes)
+    alone = load_file(tmp_path / "1-0.safetensors")
+    for rank in (0, 1):
+        shared = load_file(tmp_path / f"2-{rank}.safetensors")
+        assert all(alone[name].equal(shared[name]) for name in alone)
 
 
 def test_every_parameter_is_in_one_group_and_only_inner_matrices_in_the_first() -> None:
