@@ -72,10 +72,11 @@ SPEAK_KOKORO := $(RUN) -m offline.synthesize --output_dir data/kokoro-1 --seed 1
   --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 100 --test_seen_clips 200 --test_unseen_clips 200
 SPEAK_ENGLISH := $(RUN) -m offline.synthesize --output_dir data/kokoro-en --seed 81 --engines kokoro-en --shares kokoro-en=1 \
   --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 60 --test_seen_clips 60 --test_unseen_clips 60
+speech: TOOLS := espeak-ng flite fortunes wordnet-base
 speech: $(VENV)/.installed-synthesis tools ## make 8 hours of speech in data/speech, to convert and fine-tune with (3 minutes; VOICES= HOURS=)
 	$(RUN) -m offline.synthesize --output_dir data/speech --hours $(HOURS) --seed 1 $(VOICES) --everyday_share 0.65 \
 	  --dev_clips 150 --test_seen_clips 800 --test_unseen_clips 400 $(ARGS)
-synthesize: speech ## make all that the bundled models learnt from but Kokoro's, 84 hours, in data/ (half an hour); resumes
+synthesize: tools speech ## make all that the bundled models learnt from but Kokoro's, 84 hours, in data/ (half an hour); resumes
 	$(RUN) -m offline.synthesize --output_dir data/everyday --hours 2 --seed 2 $(VOICES) --everyday_share 1.0 \
 	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/more --hours 10 --seed 5 $(VOICES) --everyday_share 0.8 \

@@ -25,8 +25,9 @@ Their scores become text greedily, or by --decoding in several ways in one run, 
             a stream
   how       command, manifests (name: SHA-256), and the settings
   results   per arm: total, and by_domain, by_engine, by_voice, by_manifest (name: figures). Figures: utterances,
-            words, audio_s, wer (upper case), wer_95 (bounds, bootstrap over utterances), wer_normalised (by Whisper's
-            English rules, see offline/scoring.py), cer: percent, corpus level; substitutions, deletions, insertions.
+            words, audio_s, wer (upper case), wer_95 (bounds, bootstrap over utterances: of these voices and sentences;
+            offline.compare's are wider, as it draws those anew, too), wer_normalised (by Whisper's English rules, see
+            offline/scoring.py), cer: percent, corpus level; substitutions, deletions, insertions.
             speed: rtfx (as the Open ASR Leaderboard has it: all seconds of audio by all seconds of work, waves in
             memory to text, files and warm-up left out; but here clips of like length run together), rtfx_quartiles
             (over batches), rtfx_model (first convolution to scores alone), inference_s, latency_ms (p50 and p95 of

@@ -174,8 +174,8 @@ def _add_machine_options(options: cli.Parser) -> None:
 
 
 _PRECISION = {
-    "fp16": "mixed precision in float16, with a loss scaler; default on a GPU. On a CPU bf16 is taken",
-    "bf16": "mixed precision in bfloat16; default on a CPU",
+    "fp16": "mixed precision in float16, for dev, too, with a loss scaler; default on a GPU. On a CPU bf16 is taken",
+    "bf16": "mixed precision in bfloat16, for dev, too; default on a CPU",
     "fp32": "no mixed precision",
 }
 
