@@ -1,4 +1,4 @@
-"""The speech engines, each optional: espeak-ng, flite, hibari-tts, Kokoro-82M for training; Festival, Piper for tests.
+"""The speech engines, each optional: espeak-ng, flite, hibari-tts, Pico, Kokoro-82M to train on; two more for tests.
 
 A `Voice` is one recognisable speaker of one engine (an accent and a variant, a mixture of styles, ...); what a speaker
 varies from sentence to sentence (pitch, pace) is drawn anew for every sentence. Some voices of every engine are
@@ -47,10 +47,10 @@ _FESTIVAL_FOLDER = Path("/usr/share/festival/voices")
 # Nor this one: a neural engine (VITS), in the voice of one man; the outside recogniser got 28% of its words wrong.
 _PIPER_TRACTS = (1.0, 1.08)
 
-# hibari has one speaker in its wheel; others are made of it by scaling the vocal tract and the pitch.
-_HIBARI_TRACTS = (1.0, 0.94, 0.88, 0.84, 1.05, 1.1, 0.91, 0.97)
-_HIBARI_PITCHES = (1.0, 0.85, 0.66, 0.56, 1.1, 1.2, 0.7, 0.78)
-_HIBARI_HELD_OUT = {1, 6}
+# hibari has one speaker in its wheel, Pico two women; others are made of them by scaling the vocal tract and the pitch.
+_WARP_TRACTS = (1.0, 0.94, 0.88, 0.84, 1.05, 1.1, 0.91, 0.97)
+_WARP_PITCHES = (1.0, 0.85, 0.66, 0.56, 1.1, 1.2, 0.7, 0.78)
+_WARP_HELD_OUT = {1, 6}
 _HIBARI_RATE = 24_000
 
 _KOKORO_SPEAKERS = 60
@@ -192,9 +192,9 @@ def _festival(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
 
 def _hibari_voices() -> list[Voice]:
     return [
-        Voice("hibari", f"hibari-{accent}-{index:02d}", (accent, tract, pitch), index in _HIBARI_HELD_OUT)
+        Voice("hibari", f"hibari-{accent}-{index:02d}", (accent, tract, pitch), index in _WARP_HELD_OUT)
         for accent in ("us", "gb")
-        for index, (tract, pitch) in enumerate(zip(_HIBARI_TRACTS, _HIBARI_PITCHES, strict=True))
+        for index, (tract, pitch) in enumerate(zip(_WARP_TRACTS, _WARP_PITCHES, strict=True))
     ]
 
 
@@ -225,6 +225,34 @@ def _hibari(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
     *spectra, f0_hz = (output[0] for output in model.sess.run(None, inputs))
     f0_hz = f0_hz * np.float32(pitch * rng.uniform(0.95, 1.05) / tract)
     return dsp.synth(*spectra, f0_hz, rng), round(_HIBARI_RATE * tract)
+
+
+def _pico_voices() -> list[Voice]:
+    return [
+        Voice(
+            "pico",
+            f"pico-{accent}-{index:02d}",
+            (f"en-{accent.upper()}", tract, pitch),
+            index in _WARP_HELD_OUT,
+        )
+        for accent in ("us", "gb")
+        for index, (tract, pitch) in enumerate(zip(_WARP_TRACTS, _WARP_PITCHES, strict=True))
+    ]
+
+
+def _pico(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
+    """A process for each sentence: in one that goes on, what it says depends on what it said before."""
+    accent, tract, pitch = voice.settings
+    options = {
+        "--voice": accent,
+        "--speed": f"{rng.uniform(0.85, 1.2) / tract:.3f}",
+        "--pitch": f"{pitch * rng.uniform(0.95, 1.05) / tract:.3f}",
+        "--volume": "0.4",  # at 1 it clips
+        "--output": "/dev/stdout",
+    }
+    words = [word for pair in options.items() for word in pair]
+    wave, rate = _run([sys.executable, "-m", "py_nanotts", *words, "--", sentence])
+    return wave, round(rate * tract)
 
 
 def _kokoro_problem() -> str | None:
@@ -417,6 +445,7 @@ ENGINES: dict[str, Engine] = {
     "kokoro": Engine(_kokoro_problem, _kokoro_voices, _kokoro),
     "kokoro-wide": Engine(_kokoro_problem, _wide_voices, _kokoro),
     "kokoro-en": Engine(_english_problem, _english_voices, _english),
+    "pico": Engine(lambda: _without_packages(["py_nanotts"], "py-nanotts"), _pico_voices, _pico),
     "piper": Engine(_piper_problem, _piper_voices, _piper),
 }
 

@@ -131,10 +131,7 @@ def test_no_sentence_and_no_held_out_voice_leaks() -> None:
     assert not texts["dev"] & (texts["test-seen-voices"] | texts[UNSEEN])
     for split, planned in plans.items():
         assert {one.voice.held_out for one in planned} == {split == UNSEEN}
-        assert {one.voice.engine for one in planned} == set(ENGINES) - {
-            "festival",
-            "piper",
-        }  # for tests alone
+        assert {one.voice.engine for one in planned} == set(DEFAULT_SHARES)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -221,7 +218,7 @@ def test_an_absent_engine_that_nobody_named_is_skipped_with_a_notice(
     [
         (
             ["--engines", "siri"],
-            "unknown engine siri; choose from espeak, flite, festival, hibari, kokoro, kokoro-wide, kokoro-en, piper",
+            "unknown engine siri; choose from espeak, flite, festival, hibari, kokoro, kokoro-wide, kokoro-en, pico,",
         ),
         (["--shares", "espeak:1"], "'espeak:1' is not like espeak=0.5,flite=0.5"),
         (["--hours", "-1"], "'-1' is not"),
