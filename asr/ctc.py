@@ -69,11 +69,11 @@ class Vocabulary:
             ValueError: characters that the vocabulary lacks; names them.
         """
         joined = " ".join(text.split())
-        ids = [self._id(character) for character in joined]
-        if None in ids:
-            unknown = sorted({c for c, index in zip(joined, ids, strict=True) if index is None})
+        ids = {character: self._id(character) for character in set(joined)}
+        known = {character: index for character, index in ids.items() if index is not None}
+        if unknown := sorted(ids.keys() - known):
             raise ValueError(f"characters not in the vocabulary: {' '.join(map(repr, unknown))}")
-        return [index for index in ids if index is not None]
+        return [known[character] for character in joined]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`, the inverse of `encode`: specials and blanks drop, nothing is merged."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asr.attention import SelfAttention
 from asr.encoder import ConformerCTC
 
 # What the names of the parameters that learn hold.
@@ -92,3 +93,12 @@ def ctc_loss(logits: Tensor, frames: Tensor, targets: Tensor, target_lengths: Te
             log_probs, targets, frames, target_lengths, blank=blank, reduction="sum", zero_infinity=True
         )
     return total / target_lengths.sum()
+
+
+def set_dropout(model: ConformerCTC, share: float) -> None:
+    """Sets all dropout; the configuration, and so what is saved, stays as it is."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        elif isinstance(module, SelfAttention):
+            module.dropout = share

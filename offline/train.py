@@ -24,7 +24,7 @@ from asr.encoder import ConformerCTC
 from offline import cli, provenance
 from offline.data import ManifestError, Utterance, read_manifests
 from offline.gabor import gabor_init
-from offline.objective import Objective
+from offline.objective import Objective, set_dropout
 from offline.resume import resume_point
 from offline.trainer import CTCTrainer, training_arguments
 from offline.training_data import Collator, SpeechDataset, join, plan, why_not
@@ -95,6 +95,7 @@ def _add_model_options(options: cli.Parser) -> None:
     add("--intermediate_ctc", type=cli.share, default=0.3, help="weight of the middle layer's loss; 0: none")
     add("--chunk_share", type=cli.share, default=0.5, help="share of batches with a random chunk mask")
     add("--chunk_start_step", type=cli.natural, default=600, help="no chunk mask before this step")
+    add("--dropout", type=cli.share, help="share dropped, everywhere; default: as configured")
     add("--average_decay", type=cli.share, default=0.999, help="of the moving average of the weights")
 
 
@@ -171,6 +172,8 @@ def build(args: Namespace) -> CTCTrainer:
     training = training_arguments(args, **schedule(args))
     set_seed(args.seed)
     model, vocabulary = new_model(args)
+    if args.dropout is not None:
+        set_dropout(model, args.dropout)
     if args.kv_shrinkage and model.config.attention.kind == "mla":
         raise ValueError("--kv_shrinkage: for mha only, mla has no W_K and W_V")
     train = usable(

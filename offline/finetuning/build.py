@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from asr import checkpoint
-from asr.attention import SelfAttention
 from asr.config import ModelConfig
 from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
@@ -19,7 +17,7 @@ from offline import provenance
 from offline.finetuning.data import Chosen, choose, plan, sources
 from offline.finetuning.distill import Distilled, Weights, check_pair
 from offline.finetuning.tuner import FineTuner
-from offline.objective import Objective, learns
+from offline.objective import Objective, learns, set_dropout
 from offline.trainer import training_arguments
 from offline.training_data import Collator, SpeechDataset
 
@@ -96,15 +94,6 @@ def load(args: Namespace) -> tuple[ConformerCTC, Vocabulary]:
     if args.dropout is not None or args.distill:
         set_dropout(model, args.dropout or 0.0)
     return model, vocabulary
-
-
-def set_dropout(model: ConformerCTC, share: float) -> None:
-    """Sets all dropout; the configuration, and so what is saved, stays as it is."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = share
-        elif isinstance(module, SelfAttention):
-            module.dropout = share
 
 
 def repaired(config: ModelConfig, notes: list[str]) -> ModelConfig:

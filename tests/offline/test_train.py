@@ -234,6 +234,17 @@ def test_only_attention_learns_when_asked(tones: Path) -> None:
     assert "model_config" not in report["options"] and "model_config" in report["source_report"]["options"]
 
 
+def test_dropout_is_that_asked_for_and_stays_out_of_what_is_saved(tones: Path) -> None:
+    trainer = train(tones, "dropping", 1, dropout=0.3)
+    shares = {module.p for module in trainer.objective.modules() if isinstance(module, torch.nn.Dropout)}
+    assert shares == {0.3}
+    assert all(layer.self_attn.dropout == 0.3 for layer in trainer.objective.model.encoder.layers)
+    configured = ModelConfig.from_dict(TINY).hidden_dropout
+    assert (
+        json.loads((tones / "dropping/final/config.json").read_text())["hidden_dropout"] == configured != 0.3
+    )
+
+
 def test_bf16_and_accumulation_train_too(tones: Path) -> None:
     trainer = train(tones, "bf16", 3, "--bf16", gradient_accumulation_steps=2)
     assert len(trainer.batches) == 6 and all(
