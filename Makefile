@@ -24,7 +24,7 @@ RUN := $(VENV)/bin/python
 EXTRAS_service   := av,hub,service
 EXTRAS_dev       := av,hub,hf-datasets,service,offline,loadtests,ray,dev
 EXTRAS_synthesis := av,hub,offline,synthesis
-TOOLS := espeak-ng flite festival festvox-kdlpc16k festvox-us-slt-hts fortunes wordnet-base ffmpeg sox prometheus prometheus-alertmanager nginx docker-compose chromium
+TOOLS := espeak-ng flite festival festvox-kdlpc16k festvox-us-slt-hts fortunes wordnet-base scowl ffmpeg sox prometheus prometheus-alertmanager nginx docker-compose chromium
 # Asked once whether the index answers: pip would try, and wait, for every package anew.
 REACH := import sys, urllib.request as u; sys.excepthook = lambda *e: None; u.urlopen(sys.argv[1], timeout=10)
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
@@ -103,6 +103,7 @@ MORE     := data/more/train.jsonl
 WIDE     := data/open/train.jsonl,data/wide/train.jsonl
 KOKORO   := data/kokoro-1/train.jsonl
 LIGHT    := data/light/train.jsonl
+PICO     := data/pico/train.jsonl
 ENGLISH  := data/kokoro-en/train.jsonl
 HEARD    := $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE)
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
@@ -143,7 +144,13 @@ bundled: synthesize styles ## train mha on synthetic speech, convert it to mla, 
 	  --output_dir runs/mha-8 --max_steps 4000 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 4000 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 \
 	  --augment_strength 0.8 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 8
-	$(RUN) -m offline.bundle --source runs/mha-8/final --name mha
+	test -e runs/mha-9/final || $(RUN) -m offline.bundle --source runs/mha-8/final --name mha
+	$(SPEAK_ENGLISH) --hours 5.2
+	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(PICO) $(PICO) $(foreach time,1 2 3 4 5 6,$(ENGLISH))) --init_from mha \
+	  --output_dir runs/mha-9 --max_steps 5000 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
+	  --decay_steps 5000 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 --dropout 0 \
+	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 9
+	$(RUN) -m offline.bundle --source runs/mha-9/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
 	$(RUN) -m offline.ngram --manifest $(HEARD),$(KOKORO) --output_file asr/bundled/words.arpa.gz

@@ -1,24 +1,29 @@
 """The texts that the training voices read.
 
-Three domains: `everyday` sentences come from a small grammar of templates (numbers, dates, times, money, names, places,
-commands, questions), `open` ones from the texts of Debian's `fortunes` package, `dictionary` ones, which only training
-hears, from the definitions and examples of its `wordnet-base`, for the sake of rare words. A sentence is kept as it
-is handed to a voice ("Call Jane at ten thirty."); `normalise` gives the words a recogniser must find.
+Two domains are for tests, too: `everyday` sentences come from a small grammar of templates (numbers, dates, times,
+money, names, places, commands, questions), `open` ones from the texts of Debian's `fortunes` package. Three are for
+training alone: `dictionary`, the definitions and examples of its `wordnet-base`, for the sake of rare words;
+`telephone`, a grammar of menus, mailboxes and conferences; `words`, one to five common words of its `scowl` in no
+order, so that each of them occurs. A sentence is kept as it is handed to a voice ("Call Jane at ten thirty.");
+`normalise` gives the words a recogniser must find.
 """
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from offline.everyday import SLOTS, TEMPLATES
+from offline import everyday, telephone
 
 FORTUNES = Path("/usr/share/games/fortunes")
 WORDNET = Path("/usr/share/wordnet")
+SCOWL = Path("/usr/share/dict/scowl")
+# Its lists of common words, the commonest first, and how often a word is drawn from each.
+WORD_LISTS = {10: 0.3, 20: 0.4, 35: 0.3}
 # Drawings, code, other languages, and jokes at the cost of groups of people: not what a speech sample should say.
 SKIPPED_FILES = {"ascii-art", "drugs", "ethnic", "men-women", "perl", "translate-me"}
 SENTENCE_WORDS = range(3, 17)
@@ -87,14 +92,23 @@ def split_of(text: str) -> str:
 
 def everyday_sentence(rng: np.random.Generator) -> str:
     """One sentence of the everyday grammar."""
-    sentence = TEMPLATES[rng.integers(len(TEMPLATES))]
+    return _written(everyday.TEMPLATES, everyday.SLOTS, rng)
+
+
+def telephone_sentence(rng: np.random.Generator) -> str:
+    """One sentence of the telephone's grammar."""
+    return _written(telephone.TEMPLATES, telephone.SLOTS, rng)
+
+
+def _written(templates: Sequence[str], slots: Mapping[str, Sequence[str]], rng: np.random.Generator) -> str:
+    sentence = templates[rng.integers(len(templates))]
     while _SLOT.search(sentence):
-        sentence = _SLOT.sub(lambda slot: _fill(slot[1], rng), sentence)
+        sentence = _SLOT.sub(lambda slot: _fill(slot[1], slots, rng), sentence)
     sentence = re.sub(r"\b([Aa]) (?=[aeio]|un|um)(?!one\b|eu)", r"\1n ", sentence)
     return sentence[0].upper() + sentence[1:]
 
 
-def _fill(slot: str, rng: np.random.Generator) -> str:
+def _fill(slot: str, slots: Mapping[str, Sequence[str]], rng: np.random.Generator) -> str:
     if slot == "number":
         return spell_number(int(rng.integers(2, 10 ** int(rng.integers(2, 5)))))
     if slot == "small":
@@ -105,8 +119,37 @@ def _fill(slot: str, rng: np.random.Generator) -> str:
         return spell_year(int(rng.integers(1900, 2040)))
     if slot == "digits":
         return " ".join(_ONES[digit] for digit in rng.integers(0, 10, size=int(rng.integers(3, 8))))
-    choices = SLOTS[slot]
+    choices = slots[slot]
     return choices[rng.integers(len(choices))]
+
+
+def word_sentence(rng: np.random.Generator) -> str:
+    """One to five common words, as a list that nobody would say: "Invalid, harbor, seventeenth."."""
+    lists = common_words()
+    drawn = rng.choice(list(lists), p=list(WORD_LISTS.values()), size=int(rng.integers(1, 6)))
+    words = ", ".join(lists[size][rng.integers(len(lists[size]))] for size in drawn)
+    return words[0].upper() + words[1:] + "."
+
+
+@lru_cache(maxsize=1)
+def common_words() -> dict[int, list[str]]:
+    """The plain words of each of WORD_LISTS, American spelling, without those of the smaller lists.
+
+    Raises:
+        FileNotFoundError: the package is not installed.
+    """
+    if not SCOWL.is_dir():
+        raise FileNotFoundError(f"lists of words come from {SCOWL}, which is missing: apt-get install scowl")
+    lists: dict[int, list[str]] = {}
+    known: set[str] = set()
+    for size in WORD_LISTS:
+        files = [SCOWL / f"{kind}-words.{size}" for kind in ("english", "american")]
+        words = {word for file in files for word in file.read_text("latin-1").split()}
+        lists[size] = sorted(
+            word for word in words - known if re.fullmatch("[a-z]+", word) and _is_word(word)
+        )
+        known |= words
+    return lists
 
 
 @lru_cache(maxsize=1)

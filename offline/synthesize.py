@@ -30,11 +30,21 @@ from tqdm import tqdm
 
 from asr.audio import SAMPLE_RATE
 from offline import cli
-from offline.sentences import dictionary_sentences, everyday_sentence, normalise, open_sentences, split_of
+from offline.sentences import (
+    common_words,
+    dictionary_sentences,
+    everyday_sentence,
+    normalise,
+    open_sentences,
+    split_of,
+    telephone_sentence,
+    word_sentence,
+)
 from offline.voices import ENGINES, Voice, available
 
 SENTENCES_OF = {"dev": "dev", "train": "train", "test-seen-voices": "test", "test-unseen-voice": "test"}
 UNSEEN = "test-unseen-voice"
+SHARES = ("everyday_share", "dictionary_share", "telephone_share", "words_share")
 DEFAULT_SHARES = {
     "espeak": 0.2,
     "flite": 0.25,
@@ -59,6 +69,8 @@ class Recipe:
     shares: tuple[tuple[str, float], ...]
     everyday_share: float
     dictionary_share: float = 0.0
+    telephone_share: float = 0.0
+    words_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,12 +98,19 @@ def plan(recipe: Recipe, split: str, index: int) -> Utterance:
 
 
 def _domain(recipe: Recipe, split: str, drawn: float) -> str:
-    """What kind of sentence; only training hears the dictionary."""
-    everyday_share = 0.5 if split.startswith("test") else recipe.everyday_share
-    if drawn < everyday_share:
-        return "everyday"
-    within = split == "train" and drawn < everyday_share + recipe.dictionary_share
-    return "dictionary" if within else "open"
+    """What kind of sentence; only training hears the dictionary, the telephone and lists of words."""
+    shares = {"everyday": 0.5 if split.startswith("test") else recipe.everyday_share}
+    if split == "train":
+        shares |= {
+            "dictionary": recipe.dictionary_share,
+            "telephone": recipe.telephone_share,
+            "words": recipe.words_share,
+        }
+    for domain, share in shares.items():
+        drawn -= share
+        if drawn < 0:
+            return domain
+    return "open"
 
 
 @lru_cache(maxsize=16)
@@ -100,11 +119,12 @@ def _voices(engine: str, held_out: bool) -> list[Voice]:
 
 
 def _sentence(domain: str, side: str, rng: np.random.Generator) -> str:
-    if domain != "everyday":
+    if domain in ("open", "dictionary"):
         sentences = (open_sentences if domain == "open" else dictionary_sentences)()[side]
         return sentences[rng.integers(len(sentences))]
+    write = {"everyday": everyday_sentence, "telephone": telephone_sentence, "words": word_sentence}[domain]
     while True:
-        sentence = everyday_sentence(rng)
+        sentence = write(rng)
         if split_of(normalise(sentence)) == side:
             return sentence
 
@@ -221,7 +241,12 @@ def _batches() -> Iterator[range]:
 def synthesize(args: Namespace) -> dict[str, Any]:
     """Makes all four splits and the report; returns the report."""
     recipe = Recipe(
-        args.seed, shares_of(args.engines, args.shares), args.everyday_share, args.dictionary_share
+        args.seed,
+        shares_of(args.engines, args.shares),
+        args.everyday_share,
+        args.dictionary_share,
+        args.telephone_share,
+        args.words_share,
     )
     args.output_dir.mkdir(parents=True, exist_ok=True)
     clips = {"dev": args.dev_clips, "test-seen-voices": args.test_seen_clips, UNSEEN: args.test_unseen_clips}
@@ -230,6 +255,8 @@ def synthesize(args: Namespace) -> dict[str, Any]:
         "shares": dict(recipe.shares),
         "everyday_share": args.everyday_share,
         "dictionary_share": args.dictionary_share,
+        "telephone_share": args.telephone_share,
+        "words_share": args.words_share,
     }
     report["splits"] = {}
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -301,6 +328,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("--shares", type=_shares, default={}, help=f"of the utterances; without: {shares}")
     add("--everyday_share", type=cli.share, default=0.65, help="of train and dev; the tests have half")
     add("--dictionary_share", type=cli.share, default=0.0, help="of train, in rare words (wordnet-base)")
+    add("--telephone_share", type=cli.share, default=0.0, help="of train, in menus, mailboxes, conferences")
+    add("--words_share", type=cli.share, default=0.0, help="of train, in one to five common words (scowl)")
     add("--dev_clips", type=cli.count, default=200, help="utterances in dev.jsonl")
     add("--test_seen_clips", type=cli.count, default=600, help="utterances in test-seen-voices.jsonl")
     add("--test_unseen_clips", type=cli.count, default=400, help="utterances in test-unseen-voice.jsonl")
@@ -312,12 +341,15 @@ def main(arguments: list[str] | None = None) -> None:
             engines = [name for name in engines if name in DEFAULT_SHARES]
         args.engines = engines
         open_sentences()
-        if args.everyday_share + args.dictionary_share > 1:
+        given = {name: vars(args)[name] for name in SHARES}
+        if sum(given.values()) > 1 + 1e-9:
             raise ValueError(
-                f"--everyday_share {args.everyday_share:g} and --dictionary_share {args.dictionary_share:g} are over 1"
+                f"{', '.join(f'--{name} {share:g}' for name, share in given.items())} are over 1"
             )
         if args.dictionary_share:
             dictionary_sentences()
+        if args.words_share:
+            common_words()
         report = synthesize(args)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         options.error(str(error))

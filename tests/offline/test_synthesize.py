@@ -13,7 +13,9 @@ import soundfile
 from offline import synthesize
 from offline.sentences import (
     FORTUNES,
+    SCOWL,
     WORDNET,
+    common_words,
     dictionary_sentences,
     everyday_sentence,
     normalise,
@@ -21,6 +23,8 @@ from offline.sentences import (
     spell_number,
     spell_year,
     split_of,
+    telephone_sentence,
+    word_sentence,
 )
 from offline.synthesize import DEFAULT_SHARES, SENTENCES_OF, UNSEEN, Recipe, main, plan, shares_of
 from offline.voices import ENGINES, available
@@ -28,6 +32,7 @@ from offline.voices import ENGINES, available
 TEXT = re.compile(r"[A-Z']+( [A-Z']+)*")
 RECIPE = Recipe(1, shares_of(list(DEFAULT_SHARES), {}), 0.65)
 needs_fortunes = pytest.mark.skipif(not FORTUNES.is_dir(), reason="the fortunes package is not installed")
+needs_scowl = pytest.mark.skipif(not SCOWL.is_dir(), reason="the scowl package is not installed")
 needs_wordnet = pytest.mark.skipif(not WORDNET.is_dir(), reason="the wordnet-base package is not installed")
 
 
@@ -103,6 +108,46 @@ def test_dictionary_sentences_are_clean_many_and_on_one_side_only() -> None:
     assert all(split_of(normalise(sentence)) == "train" for sentence in sides["train"])
     assert all(TEXT.fullmatch(normalise(sentence)) for sentence in sides["train"])
     assert len({word for sentence in sides["train"] for word in normalise(sentence).split()}) > 20_000
+
+
+def test_the_telephone_says_plain_words_and_what_menus_need() -> None:
+    rng = np.random.default_rng(0)
+    texts = [normalise(telephone_sentence(rng)) for _ in range(5000)]
+    assert all(TEXT.fullmatch(text) and len(text.split()) < 30 for text in texts)
+    assert len(set(texts)) > 3000
+    words = Counter(word for text in texts for word in text.split())
+    assert (
+        min(words[word] for word in "PRESS CONFERENCE MAILBOX EXTENSION INVALID OPTIONS POUND".split()) > 20
+    )
+
+
+@needs_scowl
+def test_lists_of_words_are_short_and_draw_each_of_thousands() -> None:
+    rng = np.random.default_rng(0)
+    texts = [normalise(word_sentence(rng)).split() for _ in range(5000)]
+    assert {len(words) for words in texts} == {1, 2, 3, 4, 5}
+    lists = common_words()
+    assert set(lists[10]) & {"message", "invalid"} and not set(lists[10]) & set(lists[35])
+    assert len({word for words in texts for word in words}) > 8000
+
+
+@needs_fortunes
+@needs_scowl
+def test_telephone_and_words_are_for_training_and_leave_other_draws_as_they_were() -> None:
+    mixed = Recipe(1, RECIPE.shares, 0.65, telephone_share=0.15, words_share=0.1)
+    plain = Recipe(1, RECIPE.shares, 0.65)
+    for split in ("dev", "test-seen-voices"):
+        assert [plan(mixed, split, i).file_name for i in range(50)] == [
+            plan(plain, split, i).file_name for i in range(50)
+        ]
+    with_it, without = ([plan(recipe, "train", i) for i in range(300)] for recipe in (mixed, plain))
+    domains = Counter(one.domain for one in with_it)
+    assert domains["everyday"] > domains["telephone"] > 25 and domains["words"] > 15 and domains["open"] > 15
+    assert all(
+        a.sentence == b.sentence and a.voice == b.voice
+        for a, b in zip(with_it, without, strict=True)
+        if a.domain in ("everyday", "open")
+    )
 
 
 @needs_fortunes
@@ -222,7 +267,10 @@ def test_an_absent_engine_that_nobody_named_is_skipped_with_a_notice(
         ),
         (["--shares", "espeak:1"], "'espeak:1' is not like espeak=0.5,flite=0.5"),
         (["--hours", "-1"], "'-1' is not"),
-        (["--dictionary_share", "0.5"], "--everyday_share 0.65 and --dictionary_share 0.5 are over 1"),
+        (
+            ["--dictionary_share", "0.5"],
+            "--everyday_share 0.65, --dictionary_share 0.5, --telephone_share 0, --words_share 0 are over 1",
+        ),
     ],
 )
 def test_wrong_options_name_the_value(
