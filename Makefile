@@ -108,7 +108,7 @@ ENGLISH  := data/kokoro-en/train.jsonl
 HEARD    := $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE)
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: synthesize styles ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (11 hours on 2 cores)
+bundled: synthesize styles ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (13 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
@@ -147,8 +147,8 @@ bundled: synthesize styles ## train mha on synthetic speech, convert it to mla, 
 	test -e runs/mha-9/final || $(RUN) -m offline.bundle --source runs/mha-8/final --name mha
 	$(SPEAK_ENGLISH) --hours 5.2
 	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(PICO) $(PICO) $(foreach time,1 2 3 4 5 6,$(ENGLISH))) --init_from mha \
-	  --output_dir runs/mha-9 --max_steps 5000 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
-	  --decay_steps 5000 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 --dropout 0 \
+	  --output_dir runs/mha-9 --max_steps 5200 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
+	  --decay_steps 5200 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 --dropout 0 \
 	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 9
 	$(RUN) -m offline.bundle --source runs/mha-9/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \

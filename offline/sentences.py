@@ -101,7 +101,7 @@ def telephone_sentence(rng: np.random.Generator) -> str:
 
 
 def _written(templates: Sequence[str], slots: Mapping[str, Sequence[str]], rng: np.random.Generator) -> str:
-    sentence = templates[rng.integers(len(templates))]
+    sentence = templates[int(rng.integers(len(templates)))]
     while _SLOT.search(sentence):
         sentence = _SLOT.sub(lambda slot: _fill(slot[1], slots, rng), sentence)
     sentence = re.sub(r"\b([Aa]) (?=[aeio]|un|um)(?!one\b|eu)", r"\1n ", sentence)
@@ -120,7 +120,7 @@ def _fill(slot: str, slots: Mapping[str, Sequence[str]], rng: np.random.Generato
     if slot == "digits":
         return " ".join(_ONES[digit] for digit in rng.integers(0, 10, size=int(rng.integers(3, 8))))
     choices = slots[slot]
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]
 
 
 def word_sentence(rng: np.random.Generator) -> str:
