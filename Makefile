@@ -153,7 +153,7 @@ bundled: synthesize styles ## train mha on synthetic speech, convert it to mla, 
 	$(RUN) -m offline.bundle --source runs/mha-9/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
-	$(RUN) -m offline.ngram --manifest $(HEARD),$(KOKORO) --output_file asr/bundled/words.arpa.gz
+	$(RUN) -m offline.ngram --manifest $(SPEECH),$(LIGHT),$(PICO),$(ENGLISH) --output_file asr/bundled/words.arpa.gz
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \
 	    --overwrite || exit 1; done

@@ -1,8 +1,9 @@
 """Makes a word n-gram of the training sentences, for the beam search: an ARPA file, gzip-compressed.
 
-It counts the texts of training manifests, the train side of the sentence sources (--sources), and drawn everyday
-sentences, each different one once. What a manifest for dev or test holds is left out wherever it comes from, and so is
-whatever falls on those sides (offline/sentences.py), so the n-gram has seen no sentence that a model is measured on.
+It counts the texts of training manifests, the train side of the sentence sources (--sources), and drawn sentences of
+the everyday and the telephone grammars, each different one once. What a manifest for dev or test holds is left out
+wherever it comes from, and so is whatever falls on those sides (offline/sentences.py),
+so the n-gram has seen no sentence that a model is measured on.
 
 Probabilities are interpolated Witten-Bell (Witten and Bell, 1991; Chen and Goodman, 1999): counts of counts, which
 Kneser-Ney goes by, mean little where a grammar makes sentences. Words seen fewer than --least_word times count as
@@ -23,7 +24,14 @@ import numpy as np
 from tqdm import tqdm
 
 from offline import cli
-from offline.sentences import dictionary_sentences, everyday_sentence, normalise, open_sentences, split_of
+from offline.sentences import (
+    dictionary_sentences,
+    everyday_sentence,
+    normalise,
+    open_sentences,
+    split_of,
+    telephone_sentence,
+)
 
 EXAMPLE = """python -m offline.ngram --manifest data/speech/train.jsonl,data/more/train.jsonl \\
       --output_file asr/bundled/words.arpa.gz"""
@@ -114,9 +122,10 @@ def sentences_of(args: Namespace) -> set[str]:
     found = {text for file in args.manifest for text in _texts(file)}
     for name in args.sources:
         found |= {normalise(sentence) for sentence in SOURCES[name]()["train"]}
-    rng = np.random.default_rng(args.seed)
-    for _ in tqdm(range(args.everyday), "everyday sentences", unit="sentence"):
-        found.add(normalise(everyday_sentence(rng)))
+    for draw, count in ((everyday_sentence, args.everyday), (telephone_sentence, args.telephone)):
+        rng = np.random.default_rng(args.seed)
+        for _ in tqdm(range(count), draw.__name__.replace("_", " "), unit="sentence", leave=False):
+            found.add(normalise(draw(rng)))
     found = {text for text in found if text not in left_out and split_of(text) == "train"}
     if not found:
         raise ValueError("no training sentence is left")
@@ -177,12 +186,13 @@ def parser() -> cli.Parser:
         help=f"further sentences, of {', '.join(SOURCES)}, or none",
     )
     add("--everyday", type=cli.natural, default=100_000, help="everyday sentences to draw")
+    add("--telephone", type=cli.natural, default=100_000, help="sentences of telephone services to draw")
     add("--order", type=cli.count, default=3, help="words of the longest n-grams")
     add(
         "--least", type=cli.count, default=2, help="times that an n-gram of several words must have been seen"
     )
     add("--least_word", type=cli.count, default=2, help="times that a word must have been seen")
-    add("--seed", type=cli.natural, default=1, help="another seed, other everyday sentences")
+    add("--seed", type=cli.natural, default=1, help="another seed, other drawn sentences")
     return options
 
 

@@ -1,5 +1,6 @@
 """Probabilities by hand, sums that must be 1, and sentences that must not be in."""
 
+import gzip
 import json
 import math
 from collections.abc import Iterable
@@ -70,7 +71,18 @@ def test_sentences_for_measuring_are_never_seen(tmp_path: Path) -> None:
     marked = ["ZYGOTE " + held[0].split(maxsplit=1)[1]]
     train = manifest(tmp_path / "one" / "train.jsonl", kept + held + marked * 1 + strays)
     manifest(tmp_path / "two" / "test-unseen-voice.jsonl", held + marked)
-    options = ["--manifest", str(train), "--sources", "none", "--everyday", "0", "--least", "1"]
+    options = [
+        "--manifest",
+        str(train),
+        "--sources",
+        "none",
+        "--everyday",
+        "0",
+        "--telephone",
+        "0",
+        "--least",
+        "1",
+    ]
     output = tmp_path / "words.arpa.gz"
     assert main([*options, "--least_word", "1", "--output_file", str(output)]) == 0
     only = tmp_path / "three" / "train.jsonl"
@@ -84,11 +96,43 @@ def test_sentences_for_measuring_are_never_seen(tmp_path: Path) -> None:
     assert output.read_bytes() == alone.read_bytes()  # whatever a manifest that is given is called
 
 
+def test_the_telephones_sentences_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    train = manifest(tmp_path / "one" / "train.jsonl", ["A CAT", "A DOG"])
+    said = {}
+    for count in ("0", "200"):
+        output = tmp_path / f"{count}.arpa.gz"
+        options = [
+            "--sources",
+            "none",
+            "--everyday",
+            "0",
+            "--telephone",
+            count,
+            "--least",
+            "1",
+            "--least_word",
+            "1",
+        ]
+        assert main(["--manifest", str(train), *options, "--output_file", str(output)]) == 0
+        said[count] = gzip.decompress(output.read_bytes()).decode()
+    assert "PRESS" not in said["0"] and "TO\t" not in said["0"]
+    assert "PRESS" in said["200"] and "A CAT" in said["200"]
+
+
 def test_what_is_no_manifest_is_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = tmp_path / "a" / "train.jsonl"
     train.parent.mkdir()
     train.write_text('{"words": "A"}\n')
-    options = ["--sources", "none", "--everyday", "0", "--output_file", str(tmp_path / "x.gz")]
+    options = [
+        "--sources",
+        "none",
+        "--everyday",
+        "0",
+        "--telephone",
+        "0",
+        "--output_file",
+        str(tmp_path / "x.gz"),
+    ]
     assert main(["--manifest", str(train), *options]) == 2
     assert "line 1" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
