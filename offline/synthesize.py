@@ -17,7 +17,7 @@ import time
 from argparse import ArgumentTypeError, Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -44,7 +44,12 @@ from offline.voices import ENGINES, Voice, available
 
 SENTENCES_OF = {"dev": "dev", "train": "train", "test-seen-voices": "test", "test-unseen-voice": "test"}
 UNSEEN = "test-unseen-voice"
-SHARES = ("everyday_share", "dictionary_share", "telephone_share", "words_share")
+DRAWN = (
+    "everyday",
+    "dictionary",
+    "telephone",
+    "words",
+)  # domains with a share of their own; the rest is open
 DEFAULT_SHARES = {
     "espeak": 0.2,
     "flite": 0.25,
@@ -99,15 +104,8 @@ def plan(recipe: Recipe, split: str, index: int) -> Utterance:
 
 def _domain(recipe: Recipe, split: str, drawn: float) -> str:
     """What kind of sentence; only training hears the dictionary, the telephone and lists of words."""
-    shares = {"everyday": 0.5 if split.startswith("test") else recipe.everyday_share}
-    if split == "train":
-        shares |= {
-            "dictionary": recipe.dictionary_share,
-            "telephone": recipe.telephone_share,
-            "words": recipe.words_share,
-        }
-    for domain, share in shares.items():
-        drawn -= share
+    for domain in DRAWN if split == "train" else DRAWN[:1]:
+        drawn -= 0.5 if split.startswith("test") else getattr(recipe, f"{domain}_share")
         if drawn < 0:
             return domain
     return "open"
@@ -240,24 +238,10 @@ def _batches() -> Iterator[range]:
 
 def synthesize(args: Namespace) -> dict[str, Any]:
     """Makes all four splits and the report; returns the report."""
-    recipe = Recipe(
-        args.seed,
-        shares_of(args.engines, args.shares),
-        args.everyday_share,
-        args.dictionary_share,
-        args.telephone_share,
-        args.words_share,
-    )
+    recipe = Recipe(args.seed, shares_of(args.engines, args.shares), **_text_shares(args))
     args.output_dir.mkdir(parents=True, exist_ok=True)
     clips = {"dev": args.dev_clips, "test-seen-voices": args.test_seen_clips, UNSEEN: args.test_unseen_clips}
-    report: dict[str, Any] = {
-        "seed": args.seed,
-        "shares": dict(recipe.shares),
-        "everyday_share": args.everyday_share,
-        "dictionary_share": args.dictionary_share,
-        "telephone_share": args.telephone_share,
-        "words_share": args.words_share,
-    }
+    report: dict[str, Any] = asdict(recipe) | {"shares": dict(recipe.shares)}
     report["splits"] = {}
     os.environ["OMP_NUM_THREADS"] = "1"
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
@@ -269,6 +253,10 @@ def synthesize(args: Namespace) -> dict[str, Any]:
             report["splits"][split] = _summary(rows, dropped)
             _write_text(args.output_dir / "report.json", json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _text_shares(args: Namespace) -> dict[str, float]:
+    return {f"{domain}_share": vars(args)[f"{domain}_share"] for domain in DRAWN}
 
 
 def _summary(rows: list[Row], dropped: Counter[str]) -> dict[str, Any]:
@@ -341,7 +329,7 @@ def main(arguments: list[str] | None = None) -> None:
             engines = [name for name in engines if name in DEFAULT_SHARES]
         args.engines = engines
         open_sentences()
-        given = {name: vars(args)[name] for name in SHARES}
+        given = _text_shares(args)
         if sum(given.values()) > 1 + 1e-9:
             raise ValueError(
                 f"{', '.join(f'--{name} {share:g}' for name, share in given.items())} are over 1"

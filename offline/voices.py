@@ -204,9 +204,9 @@ def _festival(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
     )
 
 
-def _hibari_voices() -> list[Voice]:
+def _warped_voices(engine: str) -> list[Voice]:
     return [
-        Voice("hibari", f"hibari-{accent}-{index:02d}", (accent, tract, pitch), index in _WARP_HELD_OUT)
+        Voice(engine, f"{engine}-{accent}-{index:02d}", (accent, tract, pitch), index in _WARP_HELD_OUT)
         for accent in ("us", "gb")
         for index, (tract, pitch) in enumerate(zip(_WARP_TRACTS, _WARP_PITCHES, strict=True))
     ]
@@ -241,24 +241,11 @@ def _hibari(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
     return dsp.synth(*spectra, f0_hz, rng), round(_HIBARI_RATE * tract)
 
 
-def _pico_voices() -> list[Voice]:
-    return [
-        Voice(
-            "pico",
-            f"pico-{accent}-{index:02d}",
-            (f"en-{accent.upper()}", tract, pitch),
-            index in _WARP_HELD_OUT,
-        )
-        for accent in ("us", "gb")
-        for index, (tract, pitch) in enumerate(zip(_WARP_TRACTS, _WARP_PITCHES, strict=True))
-    ]
-
-
 def _pico(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
     """A process for each sentence: in one that goes on, what it says depends on what it said before."""
     accent, tract, pitch = voice.settings
     options = {
-        "--voice": accent,
+        "--voice": f"en-{accent.upper()}",
         "--speed": f"{rng.uniform(0.85, 1.2) / tract:.3f}",
         "--pitch": f"{pitch * rng.uniform(0.95, 1.05) / tract:.3f}",
         "--volume": "0.4",  # at 1 it clips
@@ -374,7 +361,7 @@ def _english_style(name: str) -> np.ndarray:
 
 def _kokoro(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
     accent, weights, tract, *deviation = voice.settings
-    ids, styles = _kokoro_ids(sentence, accent), _kokoro_model()[2]
+    ids, styles = _kokoro_ids(_phonemes_of(accent)(sentence)), _kokoro_model()[2]
     length = len(ids) * _WIDE_LENGTHS ** rng.uniform(-1, 1) if deviation else len(ids)
     style, spread = _mixture(styles, int(length), weights)
     for seed, size in deviation:
@@ -383,8 +370,7 @@ def _kokoro(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
 
 
 def _english(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
-    accent, names, weights, tract = voice.settings
-    return _english_speech(_kokoro_ids(sentence, accent), names, weights, tract, rng)
+    return _english_speech(_phonemes_of(voice.settings[0])(sentence), voice, rng)
 
 
 def _clear_voices() -> list[Voice]:
@@ -392,9 +378,8 @@ def _clear_voices() -> list[Voice]:
 
 
 def _clear(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
-    accent, names, weights, tract = voice.settings
-    phonemes = _WEAK.sub(lambda weak: _strong(weak[0], rng), _phonemes_of(accent)(sentence))
-    return _english_speech(_ids(phonemes), names, weights, tract, rng)
+    phonemes = _phonemes_of(voice.settings[0])(sentence)
+    return _english_speech(_WEAK.sub(lambda weak: _strong(weak[0], rng), phonemes), voice, rng)
 
 
 def _strong(weak: str, rng: np.random.Generator) -> str:
@@ -402,22 +387,14 @@ def _strong(weak: str, rng: np.random.Generator) -> str:
     return strong if rng.random() < share else weak
 
 
-def _english_speech(
-    ids: list[int],
-    names: tuple[str, ...],
-    weights: tuple[float, ...],
-    tract: float,
-    rng: np.random.Generator,
-) -> Speech:
+def _english_speech(phonemes: str, voice: Voice, rng: np.random.Generator) -> Speech:
+    _, names, weights, tract = voice.settings
+    ids = _kokoro_ids(phonemes)
     style, _ = _mixture(np.stack([_english_style(name) for name in names]), len(ids), weights)
     return _kokoro_speech(ids, style, tract, rng)
 
 
-def _kokoro_ids(sentence: str, accent: str) -> list[int]:
-    return _ids(_phonemes_of(accent)(sentence))
-
-
-def _ids(phonemes: str) -> list[int]:
+def _kokoro_ids(phonemes: str) -> list[int]:
     """hibari's phonemes are all in Kokoro's vocabulary."""
     vocabulary = _kokoro_model()[1]
     return [vocabulary[phoneme] for phoneme in phonemes if phoneme in vocabulary]
@@ -481,14 +458,16 @@ ENGINES: dict[str, Engine] = {
     "festival": Engine(_festival_problem, _festival_voices, _festival),
     "hibari": Engine(
         lambda: _without_packages(["hibari", "onnxruntime"], "hibari-tts onnxruntime"),
-        _hibari_voices,
+        lambda: _warped_voices("hibari"),
         _hibari,
     ),
     "kokoro": Engine(_kokoro_problem, _kokoro_voices, _kokoro),
     "kokoro-wide": Engine(_kokoro_problem, _wide_voices, _kokoro),
     "kokoro-en": Engine(_english_problem, _english_voices, _english),
     "kokoro-clear": Engine(_english_problem, _clear_voices, _clear),
-    "pico": Engine(lambda: _without_packages(["py_nanotts"], "py-nanotts"), _pico_voices, _pico),
+    "pico": Engine(
+        lambda: _without_packages(["py_nanotts"], "py-nanotts"), lambda: _warped_voices("pico"), _pico
+    ),
     "piper": Engine(_piper_problem, _piper_voices, _piper),
 }
 

@@ -14,6 +14,8 @@ from asr.ngram import read
 from offline.ngram import arpa, backoffs, main, witten_bell
 from offline.sentences import everyday_sentence, normalise, split_of
 
+NO_OTHERS = ["--sources", "none", "--everyday", "0"]  # sentences than those of the manifests
+
 
 def test_probabilities_are_those_worked_out_by_hand() -> None:
     single, double = witten_bell([["A", "B"], ["A", "A"]], order=2, least=1)
@@ -71,18 +73,7 @@ def test_sentences_for_measuring_are_never_seen(tmp_path: Path) -> None:
     marked = ["ZYGOTE " + held[0].split(maxsplit=1)[1]]
     train = manifest(tmp_path / "one" / "train.jsonl", kept + held + marked * 1 + strays)
     manifest(tmp_path / "two" / "test-unseen-voice.jsonl", held + marked)
-    options = [
-        "--manifest",
-        str(train),
-        "--sources",
-        "none",
-        "--everyday",
-        "0",
-        "--telephone",
-        "0",
-        "--least",
-        "1",
-    ]
+    options = ["--manifest", str(train), *NO_OTHERS, "--telephone", "0", "--least", "1"]
     output = tmp_path / "words.arpa.gz"
     assert main([*options, "--least_word", "1", "--output_file", str(output)]) == 0
     only = tmp_path / "three" / "train.jsonl"
@@ -101,18 +92,7 @@ def test_the_telephones_sentences_are_read_where_they_are_asked_for(tmp_path: Pa
     said = {}
     for count in ("0", "200"):
         output = tmp_path / f"{count}.arpa.gz"
-        options = [
-            "--sources",
-            "none",
-            "--everyday",
-            "0",
-            "--telephone",
-            count,
-            "--least",
-            "1",
-            "--least_word",
-            "1",
-        ]
+        options = [*NO_OTHERS, "--telephone", count, "--least", "1", "--least_word", "1"]
         assert main(["--manifest", str(train), *options, "--output_file", str(output)]) == 0
         said[count] = gzip.decompress(output.read_bytes()).decode()
     assert "PRESS" not in said["0"] and "TO\t" not in said["0"]
@@ -123,16 +103,7 @@ def test_what_is_no_manifest_is_refused_in_a_line(tmp_path: Path, capsys: pytest
     train = tmp_path / "a" / "train.jsonl"
     train.parent.mkdir()
     train.write_text('{"words": "A"}\n')
-    options = [
-        "--sources",
-        "none",
-        "--everyday",
-        "0",
-        "--telephone",
-        "0",
-        "--output_file",
-        str(tmp_path / "x.gz"),
-    ]
+    options = [*NO_OTHERS, "--telephone", "0", "--output_file", str(tmp_path / "x.gz")]
     assert main(["--manifest", str(train), *options]) == 2
     assert "line 1" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:

@@ -275,7 +275,8 @@ def test_an_absent_engine_that_nobody_named_is_skipped_with_a_notice(
     [
         (
             ["--engines", "siri"],
-            "unknown engine siri; choose from espeak, flite, festival, hibari, kokoro, kokoro-wide, kokoro-en,",
+            "unknown engine siri; choose from espeak, flite, festival, hibari, kokoro, kokoro-wide, kokoro-en, "
+            "kokoro-clear, pico, piper",
         ),
         (["--shares", "espeak:1"], "'espeak:1' is not like espeak=0.5,flite=0.5"),
         (["--hours", "-1"], "'-1' is not"),
