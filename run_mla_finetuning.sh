@@ -77,7 +77,12 @@ if [[ -z "$calibration" && ! " $*" =~ \ --(train|data|offline|use) ]]; then
   fi
 fi
 
+finetune=(--base_model "$BASE_MODEL" --mla_weights "$MLA_DIR" --output_dir "$OUTPUT_DIR" "${settings[@]}"
+  ${data[@]+"${data[@]}"} "$@")
 if [ ! -e "$MLA_DIR/config.json" ]; then
+  # Its options too before that conversion.
+  "$PYTHON" -c 'import sys; sys.argv[0] = "offline.finetune"; from offline.finetune import parser; parser().parse_args()' \
+    "${finetune[@]}"
   options=(--cache_reduction 0.75)
   [[ -z "$calibration" || "$calibration" == hf:* ]] || options+=(--calibration_manifest "$calibration")
   [ -z "${TRAIN_DATA:-}" ] || [ -z "${DATA_DIR:-}" ] || options+=(--data_dir "$DATA_DIR")
@@ -92,8 +97,7 @@ else
 fi
 
 echo "Fine-tuning $MLA_DIR ($mode); the result goes to $OUTPUT_DIR"
-"$PYTHON" -m offline.finetune --base_model "$BASE_MODEL" --mla_weights "$MLA_DIR" --output_dir "$OUTPUT_DIR" \
-  "${settings[@]}" ${data[@]+"${data[@]}"} "$@"
+"$PYTHON" -m offline.finetune "${finetune[@]}"
 [ "$calibration" = data/speech/train.jsonl ] && dev=data/speech/dev.jsonl || dev=test-clean
 echo "Loss and error rates: $PYTHON -m tensorboard.main --logdir $OUTPUT_DIR"
 echo "Next: $PYTHON -m offline.evaluate --model $BASE_MODEL,$OUTPUT_DIR --dataset ${DEV_DATA:-$dev} --output_file results/mine.json"

@@ -3,6 +3,7 @@
 import os
 import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def shell(checkout: Path, *words: str, **variables: str) -> subprocess.Completed
 def commands(checkout: Path, *words: str, **variables: str) -> list[list[str]]:
     done = shell(checkout, *words, **variables)
     assert done.returncode == 0, done.stderr
-    return [line.split("\x1f")[1:] for line in done.stdout.split("\n") if line.startswith("RUN")]
+    return [line.split("\x1f")[1:] for line in done.stdout.split("\n") if line.startswith("RUN\x1f-m")]
 
 
 def test_quick_and_full_reach_the_parser(checkout: Path) -> None:
@@ -135,6 +136,10 @@ def test_the_script_refuses_before_it_converts(checkout: Path) -> None:
     (checkout / "made").mkdir()
     (checkout / "made/config.json").write_text('{"attention": {"source": "another"}}')
     data = {"TRAIN_DATA": "a.csv", "DEV_DATA": "b.csv", "MLA_DIR": "made"}
+    unmade = data | {"MLA_DIR": "unmade", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    wrong = shell(checkout, "quick", "--epochs", "3", **unmade)
+    assert wrong.returncode == 2 and "offline.finetune: unrecognized arguments: --epochs 3" in wrong.stderr
+    assert "Converting" not in wrong.stdout
     ignored = shell(checkout, "quick", CONVERT_OPTIONS="--latent_dim 512", **data)
     assert ignored.returncode == 2 and "made is there already" in ignored.stderr
     assert 'Taking made as it is: "source": "another"' in shell(checkout, "quick", **data).stdout
