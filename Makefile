@@ -84,11 +84,14 @@ SPEAK_KOKORO := $(RUN) -m offline.synthesize --output_dir data/kokoro-1 --seed 1
   --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 100 --test_seen_clips 200 --test_unseen_clips 200
 SPEAK_ENGLISH := $(RUN) -m offline.synthesize --output_dir data/kokoro-en --seed 81 --engines kokoro-en --shares kokoro-en=1 \
   --everyday_share 0.4 --dictionary_share 0.2 --dev_clips 60 --test_seen_clips 60 --test_unseen_clips 60
+SPEAK_CLEAR := $(RUN) -m offline.synthesize --output_dir data/kokoro-clear --seed 91 --engines kokoro-clear --shares kokoro-clear=1 \
+  --everyday_share 0.15 --dictionary_share 0.1 --telephone_share 0.3 --words_share 0.3 \
+  --dev_clips 60 --test_seen_clips 1 --test_unseen_clips 1
 speech: TOOLS := espeak-ng flite fortunes wordnet-base
 speech: $(VENV)/.installed-synthesis tools ## make 8 hours of speech in data/speech, to convert and fine-tune with (3 minutes; VOICES= HOURS=)
 	$(RUN) -m offline.synthesize --output_dir data/speech --hours $(HOURS) --seed 1 $(VOICES) --everyday_share 0.65 \
 	  --dev_clips 150 --test_seen_clips 800 --test_unseen_clips 400 $(ARGS)
-synthesize: tools speech ## make all that the bundled models learnt from but Kokoro's, 89 hours, in data/ (half an hour); resumes
+synthesize: tools speech silero ## make all that the bundled models learnt from but Kokoro's, 117 hours, in data/ (an hour); resumes
 	$(RUN) -m offline.synthesize --output_dir data/everyday --hours 2 --seed 2 $(VOICES) --everyday_share 1.0 \
 	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/more --hours 10 --seed 5 $(VOICES) --everyday_share 0.8 \
@@ -102,6 +105,12 @@ synthesize: tools speech ## make all that the bundled models learnt from but Kok
 	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/pico --hours 5 --seed 72 --engines pico --shares pico=1 \
 	  --everyday_share 0.35 --dictionary_share 0.3 --dev_clips 1 --test_seen_clips 150 --test_unseen_clips 150 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/light-words --hours 12 --seed 92 --engines espeak,flite,hibari,pico \
+	  --shares espeak=0.2,flite=0.35,hibari=0.25,pico=0.2 --everyday_share 0.15 --dictionary_share 0.1 --telephone_share 0.3 \
+	  --words_share 0.3 --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/silero-en --hours 16 --seed 101 --engines silero --shares silero=1 \
+	  --everyday_share 0.2 --dictionary_share 0.15 --telephone_share 0.2 --words_share 0.2 \
+	  --dev_clips 100 --test_seen_clips 150 --test_unseen_clips 150 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/festival --hours 0.01 --seed 61 --engines festival --shares festival=1 \
 	  --dev_clips 1 --test_seen_clips 300 --test_unseen_clips 300 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/piper --hours 0.01 --seed 62 --engines piper --shares piper=1 \
@@ -117,10 +126,13 @@ KOKORO   := data/kokoro-1/train.jsonl
 LIGHT    := data/light/train.jsonl
 PICO     := data/pico/train.jsonl
 ENGLISH  := data/kokoro-en/train.jsonl
+WORDS    := data/light-words/train.jsonl
+CLEAR    := data/kokoro-clear/train.jsonl
+SILEROS  := data/silero-en/train.jsonl
 HEARD    := $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE)
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: synthesize styles ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (13 hours on 2 cores)
+bundled: synthesize styles ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (15 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
@@ -162,16 +174,26 @@ bundled: synthesize styles ## train mha on synthetic speech, convert it to mla, 
 	  --output_dir runs/mha-9 --max_steps 5200 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 5200 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 --dropout 0 \
 	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 9
-	$(RUN) -m offline.bundle --source runs/mha-9/final --name mha
+	test -e runs/mha-10/final || $(RUN) -m offline.bundle --source runs/mha-9/final --name mha
+	$(SPEAK_CLEAR) --hours 1.141
+	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3,$(ENGLISH)) \
+	  $(foreach time,1 2 3 4 5,$(CLEAR)) $(foreach time,1 2 3,$(SILEROS))) --init_from mha \
+	  --output_dir runs/mha-10 --max_steps 5300 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
+	  --decay_steps 5300 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 --dropout 0 \
+	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 10
+	$(RUN) -m offline.bundle --source runs/mha-10/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
-	$(RUN) -m offline.ngram --manifest $(SPEECH),$(LIGHT),$(PICO),$(ENGLISH) --output_file asr/bundled/words.arpa.gz
+	$(RUN) -m offline.ngram --manifest $(SPEECH),$(LIGHT),$(WORDS),$(PICO),$(ENGLISH),$(CLEAR),$(SILEROS) --output_file asr/bundled/words.arpa.gz
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \
 	    --overwrite || exit 1; done
 	for engine in festival piper; do cat data/$$engine/test-*.jsonl > data/$$engine/test.jsonl; \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/$$engine/test.jsonl --latency_clips 0 --overwrite \
 	    --output_file results/test-$$engine.json || exit 1; done
+	for engine in pico kokoro-en silero-en; do $(RUN) -m offline.evaluate --model mha,mla --latency_clips 0 --overwrite \
+	  --manifest data/$$engine/test-seen-voices.jsonl,data/$$engine/test-unseen-voice.jsonl \
+	  --output_file results/test-$$engine.json || exit 1; done
 	$(RUN) -m offline.conditions --output_dir data/conditions --max_samples 200 \
 	  --manifest data/speech/test-seen-voices.jsonl,data/speech/test-unseen-voice.jsonl,data/festival/test.jsonl
 	$(RUN) -m offline.evaluate --model mha,mla --dataset data/conditions/test.jsonl --latency_clips 0 \

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from asr.audio import SAMPLE_RATE
 from offline import cli
+from offline.engines.voice import Voice
 from offline.sentences import (
     common_words,
     dictionary_sentences,
@@ -40,7 +41,7 @@ from offline.sentences import (
     telephone_sentence,
     word_sentence,
 )
-from offline.voices import ENGINES, Voice, available
+from offline.voices import ENGINES, available
 
 SENTENCES_OF = {"dev": "dev", "train": "train", "test-seen-voices": "test", "test-unseen-voice": "test"}
 UNSEEN = "test-unseen-voice"

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from offline import synthesize
+from offline.engines.kokoro import _WEAK, _strong
 from offline.sentences import (
     FORTUNES,
     SCOWL,
@@ -28,7 +29,7 @@ from offline.sentences import (
     word_sentence,
 )
 from offline.synthesize import DEFAULT_SHARES, SENTENCES_OF, UNSEEN, Recipe, main, plan, shares_of
-from offline.voices import _WEAK, ENGINES, _strong, available
+from offline.voices import ENGINES, available
 
 TEXT = re.compile(r"[A-Z']+( [A-Z']+)*")
 RECIPE = Recipe(1, shares_of(list(DEFAULT_SHARES), {}), 0.65)

@@ -1,0 +1,1 @@
+"""The speech engines, one after another; `offline.voices` has them all."""
