@@ -184,6 +184,7 @@ bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, 
 	$(RUN) -m offline.bundle --source runs/mha-10/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
+	test -e data/people/report.json || $(RUN) -m offline.people --output_dir data/people  # the n-gram leaves its sentences out
 	$(RUN) -m offline.ngram --manifest $(SPEECH),$(LIGHT),$(WORDS),$(PICO),$(ENGLISH),$(CLEAR),$(SILEROS) --output_file asr/bundled/words.arpa.gz
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \

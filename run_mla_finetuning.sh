@@ -39,13 +39,25 @@ esac
 shift
 cd "$(dirname "$0")"
 
+option() { # option --a-b WORDS...: what the words say of it, as --a-b x, --a_b x or --a-b=x
+  local name="$1" before="" word
+  shift
+  for word in "$@"; do
+    [ "${before//_/-}" != "$name" ] || { echo "$word" && return; }
+    [ "$(tr _ - <<<"${word%%=*}")=" != "$name=" ] || [ "$word" = "${word%%=*}" ] || { echo "${word#*=}" && return; }
+    before="$word"
+  done
+}
+train="$(option --train-manifest "$@")" dev="$(option --dev-manifest "$@")"
+train="${train:-${TRAIN_DATA:-}}" dev="${dev:-${DEV_DATA:-}}"
+tree="$(option --data-dir "$@")$(option --offline-data-dir "$@")"
+tree="${tree:-${DATA_DIR:-}}"
+
 # Before a conversion that can take minutes.
-for one in TRAIN_DATA:DEV_DATA DEV_DATA:TRAIN_DATA; do
-  given="${one%:*}" lacking="${one#*:}"
-  if [[ -n "${!given:-}" && -z "${!lacking:-}" && ! " $*" =~ \ --(train|dev)[_-]manifest ]]; then
-    echo "run_mla_finetuning.sh: $given is set without $lacking; they go together" >&2 && exit 2
-  fi
-done
+if [ "${train:+1}" != "${dev:+1}" ]; then
+  echo "run_mla_finetuning.sh: speech to learn from is '$train' and dev speech '$dev': TRAIN_DATA and DEV_DATA, or" \
+    "--train_manifest and --dev_manifest, go together" >&2 && exit 2
+fi
 
 PYTHON="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
 BASE_MODEL="${BASE_MODEL:-mha}"
@@ -61,11 +73,11 @@ data=()
 [ -z "${DEV_DATA:-}" ] || data+=(--dev_manifest "$DEV_DATA")
 [ -z "${DATA_DIR:-}" ] || data+=(--data_dir "$DATA_DIR")
 # What the conversion can be calibrated on: what is learnt from, where that is a file or a folder here.
-calibration="${TRAIN_DATA:-}"
-if [[ -z "$calibration" && ! " $*" =~ \ --(train|data|offline|use) ]]; then
-  root="${DATA_DIR:-${LIBRISPEECH_ROOT:-data}}"
+calibration="$train"
+if [[ -z "$calibration" && ! " $* " =~ \ --(use[_-]hf[_-]dataset|download)\  ]]; then
+  root="${tree:-${LIBRISPEECH_ROOT:-data}}"
   places=("$root"/{LibriSpeech,librispeech/LibriSpeech,librispeech,.}/train-clean-100)
-  [ -n "${DATA_DIR:-}" ] || places+=(data/speech/train.jsonl)
+  [ -n "$tree" ] || places+=(data/speech/train.jsonl)
   for place in "${places[@]}"; do
     [ -n "$calibration" ] || [ ! -e "$place" ] || calibration="$place"
   done
@@ -85,7 +97,7 @@ if [ ! -e "$MLA_DIR/config.json" ]; then
     "${finetune[@]}"
   options=(--cache_reduction 0.75)
   [[ -z "$calibration" || "$calibration" == hf:* ]] || options+=(--calibration_manifest "$calibration")
-  [ -z "${TRAIN_DATA:-}" ] || [ -z "${DATA_DIR:-}" ] || options+=(--data_dir "$DATA_DIR")
+  [ -z "$train" ] || [ -z "$tree" ] || options+=(--data_dir "$tree")
   [ -z "${CONVERT_OPTIONS:-}" ] || read -ra options <<<"$CONVERT_OPTIONS"
   echo "Converting $BASE_MODEL to $MLA_DIR"
   "$PYTHON" -m offline.convert --model_name "$BASE_MODEL" --output_dir "$MLA_DIR" "${options[@]}"
@@ -98,6 +110,6 @@ fi
 
 echo "Fine-tuning $MLA_DIR ($mode); the result goes to $OUTPUT_DIR"
 "$PYTHON" -m offline.finetune "${finetune[@]}"
-[ "$calibration" = data/speech/train.jsonl ] && dev=data/speech/dev.jsonl || dev=test-clean
+[ "$calibration" != data/speech/train.jsonl ] || dev="${dev:-data/speech/dev.jsonl}"
 echo "Loss and error rates: $PYTHON -m tensorboard.main --logdir $OUTPUT_DIR"
-echo "Next: $PYTHON -m offline.evaluate --model $BASE_MODEL,$OUTPUT_DIR --dataset ${DEV_DATA:-$dev} --output_file results/mine.json"
+echo "Next: $PYTHON -m offline.evaluate --model $BASE_MODEL,$OUTPUT_DIR --dataset ${dev:-test-clean} --output_file results/mine.json"

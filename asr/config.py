@@ -65,10 +65,6 @@ class Attention:
             return width, width
         return (self.rank[layer],) if self.latent == "joint" else (self.rank_k[layer], self.rank_v[layer])
 
-    def cached_values(self, layer: int, width: int) -> int:
-        """Values that one frame leaves in the cache of one layer."""
-        return sum(self.cached_parts(layer, width))
-
 
 @dataclass(frozen=True)
 class ModelConfig:

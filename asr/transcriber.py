@@ -80,8 +80,10 @@ class Transcriber:
         if self.folder is None:
             return None
         digest = hashlib.sha256()
-        for file in checkpoint.weight_files(self.folder):
-            digest.update(file.read_bytes())
+        for name in checkpoint.weight_files(self.folder):
+            with open(name, "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
         return digest.hexdigest()
 
     def log_probs(

@@ -126,6 +126,7 @@ def sentences_of(args: Namespace) -> set[str]:
         rng = np.random.default_rng(args.seed)
         for _ in tqdm(range(count), draw.__name__.replace("_", " "), unit="sentence", leave=False):
             found.add(normalise(draw(rng)))
+    print(f"left out: {len(left_out)} sentences to measure with")
     found = {text for text in found if text not in left_out and split_of(text) == "train"}
     if not found:
         raise ValueError("no training sentence is left")

@@ -104,7 +104,7 @@ def _written(templates: Sequence[str], slots: Mapping[str, Sequence[str]], rng: 
     sentence = templates[int(rng.integers(len(templates)))]
     while _SLOT.search(sentence):
         sentence = _SLOT.sub(lambda slot: _fill(slot[1], slots, rng), sentence)
-    sentence = re.sub(r"\b([Aa]) (?=[aeio]|un|um)(?!one\b|eu)", r"\1n ", sentence)
+    sentence = re.sub(r"\b([Aa]) (?=[aeio]|un|um|urg)(?!one\b|eu)", r"\1n ", sentence)
     return sentence[0].upper() + sentence[1:]
 
 

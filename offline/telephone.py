@@ -41,7 +41,7 @@ TEMPLATES = (
     "There are {small} messages in the {kind} folder.",
     "{ordinal} message, received at {small} {half} {noon}.",
     "{ordinal} message, from extension {digits}.",
-    "Message from an {kind} caller.",
+    "Message from a {kind} caller.",
     "{ordinal} {kind} message.",
     "End of messages.",
     "Your message was {changed}.",

@@ -106,6 +106,7 @@ def server_config(app: object, settings: Settings) -> uvicorn.Config:
         http=partial(  # type: ignore[arg-type]
             connections.Connection, most=settings.max_connections or connections.default_limit()
         ),
+        ws=connections.LiveConnection,
         log_config=None,
         access_log=False,  # `middleware` has a line for each request
         server_header=False,

@@ -7,13 +7,18 @@ Uvicorn has no such limits, and its parser joins the pieces of a head anew with 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import resource
+import sys
+import termios
 import uuid
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.errors import ApiError, BadRequest, SlowUpload, TooLarge, Unavailable
 from service.middleware import error_body
@@ -24,6 +29,7 @@ HEAD_BYTES = 64 * 1024  # of a request's head, or of anything else that is no bo
 HEAD_S = 30.0
 WRITE_S = 30.0  # in which a client has to take some of what it is sent
 MOST_CONNECTIONS = 8192
+WAITING_BYTES = 2**20  # for a WebSocket that does not read: uvicorn answers its pings all the same
 
 
 def default_limit() -> int:
@@ -32,7 +38,44 @@ def default_limit() -> int:
     return MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, max(1, files // 2))
 
 
-class Connection(HttpToolsProtocol):
+class _Taken:
+    """Ends a connection whose client takes nothing, for so long, of what waits for it."""
+
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    _write_timer: asyncio.TimerHandle | None = None
+    _waiting_bytes = 0
+
+    def _start_write_timer(self) -> None:
+        """Also for a connection that is closing: it stays open until all is sent."""
+        if not self._write_timer:
+            self._waiting_bytes = self._waiting()
+            self._write_timer = self.loop.call_later(WRITE_S, self._look)
+
+    def _look(self) -> None:
+        """While its client is slow, or it is closing, nothing more is written: what waits only gets less."""
+        self._write_timer = None
+        if self._waiting() >= self._waiting_bytes:
+            self.transport.abort()
+        else:
+            self._start_write_timer()
+
+    def _waiting(self) -> int:
+        """Bytes here and with the system, which asks for more only when a good part of its megabytes has gone."""
+        unacknowledged = bytes(4)
+        with suppress(OSError):  # not every system tells
+            unacknowledged = fcntl.ioctl(
+                self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, unacknowledged
+            )
+        return self.transport.get_write_buffer_size() + int.from_bytes(unacknowledged, sys.byteorder)
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+
+class Connection(_Taken, HttpToolsProtocol):
     """One client's connection, of at most `most` at once; refusals are in the API's shape."""
 
     def __init__(self, *args: Any, most: int, **options: Any) -> None:
@@ -41,7 +84,6 @@ class Connection(HttpToolsProtocol):
         self._in_head = True  # or before one
         self._since_event_bytes = 0  # received since the parser last told of something
         self._head_timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -106,16 +148,6 @@ class Connection(HttpToolsProtocol):
     def _answered(self) -> bool:
         return bool(self.cycle and self.cycle.response_complete)
 
-    def _start_write_timer(self) -> None:
-        """Also for a connection that is closing: it stays open until all is sent."""
-        if not self._write_timer:
-            self._write_timer = self.loop.call_later(WRITE_S, self.transport.abort)
-
-    def _stop_write_timer(self) -> None:
-        if self._write_timer:
-            self._write_timer.cancel()
-            self._write_timer = None
-
     def _start_timer(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_S, self._out_of_time)
 
@@ -152,3 +184,30 @@ class Connection(HttpToolsProtocol):
     def _hang_up(self) -> None:
         self.transport.close()
         self._start_write_timer()
+
+
+class LiveConnection(_Taken, WebSocketsSansIOProtocol):
+    """What a `Connection` becomes with a WebSocket's handshake."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_write_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > WAITING_BYTES:
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_write_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_write_timer()
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        if not self.disconnected:
+            self._start_write_timer()

@@ -224,9 +224,10 @@ class Settings(BaseSettings):
     def _readable(cls, value: str | Path) -> str | Path:
         if isinstance(value, Path):
             try:
-                ngram.read(value)  # it is kept for the searches
+                ngram.read(value)
             except (OSError, ValueError) as error:
                 raise ValueError(f"{error}; choices: bundled, none, an ARPA file") from None
+            ngram.read.cache_clear()  # the searches, in their own processes, read it themselves
         return value
 
     @field_validator("stream_memory", mode="before")

@@ -128,7 +128,9 @@ class Transcription:
         phases, limit = Phases(), Limit()
         query = request.query_params.multi_items()
         in_form = uploads.content_type(request) == uploads.MULTIPART
-        options = self._options(parse(query), record, in_form=in_form)
+        # Of the query alone: an option that goes by another may have that in the form.
+        early = [item for item in query if not in_form or item[0] != "hot_words"]
+        options = self._options(parse(early), record, in_form=in_form)
         try:
             async with limit.timer:
                 limit.set(self._hurry_s(options), self.settings.upload_timeout_s, "upload_timeout_s")

@@ -46,7 +46,7 @@ def test_memory_is_what_the_config_counts() -> None:
         model = tiny_model(kind)
         x = torch.zeros(1, 5, WIDTH)
         widths = [layer.self_attn.memory(x, x).shape[-1] for layer in model.encoder.layers]
-        assert widths == [model.config.attention.cached_values(i, WIDTH) for i in range(3)]
+        assert widths == [sum(model.config.attention.cached_parts(i, WIDTH)) for i in range(3)]
         assert sum(widths) == model.config.cached_values_per_frame()
 
 

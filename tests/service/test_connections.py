@@ -154,6 +154,39 @@ def test_who_does_not_read_gives_the_connection_back(served: Served) -> None:
         wait_until(lambda: served.client.get("/health/live").status_code == 200, "room again")
 
 
+@pytest.mark.usefixtures("hurried")
+def test_who_reads_slowly_gets_all_of_it(served: Served) -> None:
+    ask = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n"
+    whole = len(served.client.get("/static-offline-docs/swagger-ui-bundle.js").content)
+    with connected(served) as connection:
+        connection.sendall((ask + b"\r\n") * 19 + ask + b"Connection: close\r\n\r\n")
+        started, got = time.monotonic(), 0
+        while piece := connection.recv(2**16):
+            got += len(piece)
+            if time.monotonic() - started < 10 * connections.WRITE_S:
+                time.sleep(0.02)  # so that the system takes nothing off the server for longer than WRITE_S
+    assert got > 20 * whole
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("most_bytes", [2**20, 2**40], ids=["by bytes", "by time"])
+def test_a_socket_that_is_not_read_is_closed(
+    served: Served, monkeypatch: pytest.MonkeyPatch, most_bytes: int
+) -> None:
+    monkeypatch.setattr(connections, "WAITING_BYTES", most_bytes)
+    handshake = b"GET /stream?model=mha HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    ping = b"\x89\xfd" + bytes(4) + bytes(125)
+    with connected(served) as connection, pytest.raises(ConnectionError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(handshake + key)
+        assert connection.recv(12) == b"HTTP/1.1 101"
+        for _ in range(100_000):  # 13 MB
+            connection.sendall(ping)
+        time.sleep(5 * connections.WRITE_S)
+        connection.sendall(ping)
+
+
 def test_connections_are_bounded(served: Served) -> None:
     with ExitStack() as held:
         first, *_, last = [held.enter_context(connected(served)) for _ in range(MOST + 1)]

@@ -87,6 +87,14 @@ def test_what_cannot_be_searched_for_is_refused(
     assert error["param"] == param and said in str(error["message"])
 
 
+def test_hot_words_in_the_query_go_with_a_search_in_the_form(server: Served) -> None:
+    def said(**form: str) -> int:
+        url = "/transcribe?model=mla&hot_words=tea"
+        return int(server.client.post(url, files={"file": sound(8_000)}, data=form).status_code)
+
+    assert said(decoding="beam") == 200 and said() == 400
+
+
 @pytest.mark.parametrize(
     ("start", "said"),
     [

@@ -127,9 +127,21 @@ def test_the_script_says_what_it_wants(checkout: Path) -> None:
     assert convert[-2:] == ["--latent_dim", "512"] and parser().parse_args(full[2:]).use_hf_dataset
 
 
+@pytest.mark.parametrize("spelled", [["--train_manifest", "a.csv"], ["--train-manifest=a.csv"]])
+def test_the_conversion_is_calibrated_on_what_is_learnt_from(checkout: Path, spelled: list[str]) -> None:
+    convert, _ = commands(checkout, "quick", *spelled, "--dev_manifest", "b.csv", TRAIN_DATA="c.csv")
+    assert convert[-2:] == ["--calibration_manifest", "a.csv"]
+    (checkout / "data/speech").mkdir(parents=True)
+    (checkout / "data/speech/train.jsonl").touch()
+    convert, _ = commands(checkout, "quick", "--trainable", "latent")
+    assert convert[-2:] == ["--calibration_manifest", "data/speech/train.jsonl"]
+
+
 def test_the_script_refuses_before_it_converts(checkout: Path) -> None:
     alone = shell(checkout, "quick", DEV_DATA="b.csv")
-    assert alone.returncode == 2 and "DEV_DATA is set without TRAIN_DATA" in alone.stderr
+    assert alone.returncode == 2 and "dev speech 'b.csv': TRAIN_DATA and DEV_DATA" in alone.stderr
+    alone = shell(checkout, "quick", "--train_manifest=a.csv")
+    assert alone.returncode == 2 and "learn from is 'a.csv' and dev speech ''" in alone.stderr
     assert commands(
         checkout, "quick", "--dev-manifest", "b.csv", TRAIN_DATA="a.csv"
     )  # as options they do as well
