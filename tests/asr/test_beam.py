@@ -254,7 +254,7 @@ def test_long_speech_neither_vanishes_nor_runs_together(lm: Path | None) -> None
     for at, letter in enumerate(LARGE.encode("ZURQ VOXLE K")):
         once[4 * at : 4 * at + 2, letter] = 0.35 if letter == LARGE.delimiter else 0.5
     log_probs = np.log(np.tile(once / once.sum(1, keepdims=True), (100, 1)))
-    words = decoded(log_probs, Beam(width=8, lm=lm, alpha=0.3), LARGE).words
+    words = decoded(log_probs, Beam(lm=lm, alpha=0.3), LARGE).words
     assert max(len(word.word) for word in words) < 20
     assert len(words) > 100
     assert all(one.end <= other.start for one, other in itertools.pairwise(words))
