@@ -38,13 +38,26 @@ def default_limit() -> int:
     return MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, max(1, files // 2))
 
 
-class _Taken:
+class _Taken(asyncio.Protocol):
     """Ends a connection whose client takes nothing, for so long, of what waits for it."""
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
     _write_timer: asyncio.TimerHandle | None = None
     _waiting_bytes = 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_write_timer()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_write_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_write_timer()
 
     def _start_write_timer(self) -> None:
         """Also for a connection that is closing: it stays open until all is sent."""
@@ -99,7 +112,6 @@ class Connection(_Taken, HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self._stop_write_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -134,15 +146,6 @@ class Connection(_Taken, HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
         self._start_write_timer()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._start_write_timer()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if not self.transport.is_closing():
-            self._stop_write_timer()
 
     @property
     def _answered(self) -> bool:
@@ -189,23 +192,10 @@ class Connection(_Taken, HttpToolsProtocol):
 class LiveConnection(_Taken, WebSocketsSansIOProtocol):
     """What a `Connection` becomes with a WebSocket's handshake."""
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_write_timer()
-        super().connection_lost(exc)
-
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.transport.get_write_buffer_size() > WAITING_BYTES:
             self.transport.abort()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._start_write_timer()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if not self.transport.is_closing():
-            self._stop_write_timer()
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
