@@ -240,6 +240,7 @@ def _processor_files(vocabulary: Vocabulary) -> dict[str, Any]:
 def _from_hub(name: str) -> Path:
     try:
         from huggingface_hub import HfApi, constants, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise CheckpointError(
             f"{name!r} is no local folder; for hub ids: pip install 'mla-asr[hub]'"
@@ -248,10 +249,31 @@ def _from_hub(name: str) -> Path:
     try:
         wanted = None  # offline: whatever the cache holds
         if not constants.HF_HUB_OFFLINE:
-            wanted = _wanted(HfApi().list_repo_files(repo, revision=revision or None))
+            try:
+                wanted = _wanted(HfApi().list_repo_files(repo, revision=revision or None))
+            except Exception as error:
+                refused = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+                if not refused and (
+                    fetched := _fetched(repo, revision)
+                ):  # an outage: what was fetched before will do
+                    return fetched
+                raise
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # offline, unknown, gated: the hub's own words say which
         raise CheckpointError(f"{name!r} is no local folder, and the hub did not give it: {error}") from error
+
+
+def _fetched(repo: str, revision: str) -> Path | None:
+    """The folder in the hub's cache, if it has weights."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
+        weight_files(folder)
+    except (LocalEntryNotFoundError, CheckpointError):
+        return None
+    return folder
 
 
 def _wanted(files: list[str]) -> list[str]:
@@ -270,7 +292,7 @@ def _read(file: Path, parse: Callable[[str], T]) -> T:
         return parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{file}: no such file") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{file}: {error}") from error
 
 

@@ -210,7 +210,11 @@ class Transcriber:
         return stream.new_cache(self.model, slots, chunk_frames, left_context_frames, dtype == "int8")
 
     def chunks(self, wave: np.ndarray, *, chunk_frames: int) -> list[np.ndarray]:
-        """Cuts a clip, float32 [samples], into what `step` takes; the last piece may be short."""
+        """Cuts a clip, float32 [samples], into what `step` takes; the last piece may be short.
+
+        Raises ValueError for what `log_probs` would.
+        """
+        _check([wave], chunk_frames, 0)
         size = chunk_frames * self.config.hop_samples
         first = size + self.config.tail_samples
         return [wave[:first], *(wave[at : at + size] for at in range(first, len(wave), size))]
@@ -259,9 +263,9 @@ def load(
 
     Raises:
         CheckpointError: the model cannot be found or read.
-        ValueError: an unknown dtype.
+        ValueError: an unknown dtype, or a device that is not here.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_of(device)
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choices: {', '.join(DTYPES)}")
     if dtype is None:
@@ -269,6 +273,20 @@ def load(
         dtype = cuda_dtype(torch.cuda.get_device_capability(device))[0] if on_gpu else "float32"
     model, vocabulary = checkpoint.load(name, device, DTYPES[dtype] if isinstance(dtype, str) else dtype)
     return Transcriber(str(name), model, vocabulary, checkpoint.resolve(name))
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """The device of that name; without one `cuda` where there is one, else `cpu`. Raises ValueError naming it."""
+    gpu = torch.cuda.is_available()
+    try:
+        found = torch.device(device or ("cuda" if gpu else "cpu"))
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}; choices: cpu, cuda, cuda:1 and so on") from None
+    if found.type == "cuda" and not gpu:
+        raise ValueError(
+            f"device is {str(device)!r}, but torch finds no CUDA device; without one models run on the CPU"
+        )
+    return found
 
 
 def _pad(waves: list[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:

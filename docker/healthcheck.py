@@ -1,11 +1,14 @@
 """Is the service in this container well? Exit status 0 if it takes requests, else 1.
 
-A service whose engine has died answers 503 on /health/live and stays so. Docker restarts containers that end, not those
-that are unhealthy: so this ends it, with the signal that lets streams say their last words.
+A service whose engine has died says so on /health/live and stays so. Docker restarts containers that end, not those
+that are unhealthy: so this ends it, with the signal that lets streams say their last words. One that has no connection
+left refuses with 503, too, but is well: its answer is of another shape.
 """
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
 import sys
@@ -15,22 +18,24 @@ import urllib.request
 TIMEOUT_S = 4.0
 
 
-def status(url: str) -> int | None:
-    """The HTTP status of `url`; None where nobody answers."""
+def status(url: str) -> str | None:
+    """What `url` says of the service: ok, starting, draining, failed; None where it does not."""
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
+        try:
+            answer = urllib.request.urlopen(url, timeout=TIMEOUT_S)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            return str(json.load(answer)["status"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return None
 
 
 def main(url: str, pid: int) -> int:
     """Check the service at `url`; where it lives no more, end the process `pid`."""
-    if status(f"{url}/health/ready") == 200:
+    if status(f"{url}/health/ready") == "ok":
         return 0
-    if status(f"{url}/health/live") == 503:
+    if status(f"{url}/health/live") == "failed":
         os.kill(pid, signal.SIGTERM)
     return 1
 

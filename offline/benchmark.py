@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from asr.audio import SAMPLE_RATE
 from asr.transcriber import DTYPES
-from asr.windows import WINDOW_FRAMES
+from asr.windows import LONG_FRAMES
 from offline import cli, provenance
 from offline.speed import live
 from offline.speed.arms import ARMS, Arm, Wave, build, cast, check, load_source
@@ -51,7 +51,7 @@ from offline.speed.twins import PATHS
 
 EXAMPLE = """python -m offline.benchmark offline --model mha --output_file results/benchmark.json
   python -m offline.benchmark offline --large --dtype bfloat16 --batch_size 1,4 --output_file results/large.json"""
-LONGEST_S = WINDOW_FRAMES * 320 / SAMPLE_RATE  # a longer clip runs in windows
+LONGEST_S = LONG_FRAMES * 320 / SAMPLE_RATE  # a longer clip runs in windows
 
 
 def parser() -> cli.Parser:

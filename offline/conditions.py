@@ -24,7 +24,7 @@ from asr.audio import SAMPLE_RATE
 from offline import augment, cli, provenance
 from offline.augment import Wave
 from offline.corpora import evenly
-from offline.data import Utterance, read_manifest
+from offline.data import Utterance, labels_of, read_manifest
 from offline.synthesize import Row, write_flac, write_manifest
 
 EXAMPLE = """python -m offline.conditions --output_dir data/conditions --max_samples 200 \\
@@ -72,8 +72,9 @@ def _rows(folder: Path, source: Path, index: int, utterance: Utterance, seed: in
         file = Path("audio") / condition.replace(" ", "-") / _set(source) / f"{index:06d}-{name}.flac"
         write_flac(folder / file, heard)
         row: Row = {"audio_filepath": str(file), "duration": round(len(heard) / SAMPLE_RATE, 4)}
-        row |= {"text": utterance.text, "domain": f"{_set(source)}, {condition}"}
-        rows.append(row | {"engine": utterance.engine, "voice": utterance.voice})
+        rows.append(
+            row | {"text": utterance.text} | labels_of(utterance) | {"domain": f"{_set(source)}, {condition}"}
+        )
     return rows
 
 

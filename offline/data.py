@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from asr.audio import SAMPLE_RATE, AudioError, read
 from asr.ctc import Vocabulary
 
+LABELS = ("domain", "engine", "voice", "speaker")
 PAD_STEP_S = 0.5  # padded lengths are multiples of this, to keep the shapes few
 
 
@@ -74,6 +75,11 @@ def read_manifest(path: Path, vocabulary: Vocabulary | None = None) -> list[Utte
     return found
 
 
+def labels_of(utterance: Utterance) -> dict[str, str]:
+    """Who speaks, and of what, as a manifest's line has it: the labels that are known."""
+    return {name: label for name in LABELS if (label := getattr(utterance, name))}
+
+
 def _parse(path: Path, number: int, line: str, vocabulary: Vocabulary | None) -> Utterance:
     where = f"{path}, line {number}"
     try:
@@ -88,7 +94,7 @@ def _parse(path: Path, number: int, line: str, vocabulary: Vocabulary | None) ->
         raise ManifestError(f"{where}: no such file: {audio}")
     _check_spelling(where, fields["text"], vocabulary)
     duration_s, start_s = float(fields["duration"]), fields.get("offset")
-    labels: Any = {name: str(fields.get(name, "")) for name in ("domain", "engine", "voice", "speaker")}
+    labels: Any = {name: str(fields.get(name, "")) for name in LABELS}
     return Utterance(
         audio,
         duration_s,

@@ -11,6 +11,7 @@ much, and --yes or an answer at the terminal has allowed it. Without --calibrati
 error alone; with training speech it is closer (offline.convert says more).
 """
 
+import json
 import os
 import sys
 from argparse import Namespace
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from asr import checkpoint
 from asr.transcriber import DTYPES
-from offline import cli, compare, convert, corpora, evaluate
+from offline import cli, compare, convert, corpora, evaluate, provenance
 
 REFERENCE = "facebook/wav2vec2-conformer-rel-pos-large-960h-ft"
 REVISION = "refs/pr/3"  # the safetensors; the main branch has a .bin alone
@@ -111,7 +112,7 @@ def announce(args: Namespace, to_fetch: list[str]) -> None:
 
 
 def steps(args: Namespace) -> dict[str, Callable[[], int]]:
-    """The commands behind each step, in order; those that are done are left out."""
+    """The commands behind each step, in order; those that are done are left out. Raises as `_made_by` does."""
     source, out = source_of(args), args.output_dir
     where = ["--data_dir", str(args.data_dir)] if args.data_dir else []
     learned = ["--calibration_manifest", args.calibration, *where] if args.calibration else []
@@ -121,8 +122,8 @@ def steps(args: Namespace) -> dict[str, Callable[[], int]]:
     }
     found: dict[str, Callable[[], int]] = {}
     for name, how in conversions.items():
-        if not (out / name / "report.json").is_file():  # written last
-            words = ["--model_name", source, "--output_dir", str(out / name), *how]
+        words = ["--model_name", source, "--output_dir", str(out / name), *how]
+        if not _made_by(words, out / name / "report.json"):
             found[f"convert {name}"] = partial(convert.main, words)
     result = out / "results.json"
     models = [source, *(str(out / name) for name in ARMS)]
@@ -134,6 +135,21 @@ def steps(args: Namespace) -> dict[str, Callable[[], int]]:
     reported = [f"--models={','.join(f'{name}={out / name}' for name in ARMS)}"]
     found["compare"] = partial(compare.main, [str(result), *reported, "--output_dir", str(out / "report")])
     return found
+
+
+def _made_by(words: list[str], report: Path) -> bool:
+    """Whether a conversion with these options is done. Raises ValueError where it was done from something else."""
+    if not report.is_file():  # written last
+        return False
+    before = json.loads(report.read_text(encoding="utf-8"))["options"]
+    wanted = provenance.tidy(vars(convert.parser().parse_args(words)))
+    for name in ("model_name", "calibration_manifest"):
+        if before[name] != wanted[name]:
+            raise ValueError(
+                f"{report.parent} was made with --{name} {before[name]}, not {wanted[name]}: "
+                "remove it, or name another --output_dir"
+            )
+    return True
 
 
 def run(args: Namespace) -> None:

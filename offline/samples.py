@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from offline import cli
-from offline.data import Utterance, read_manifest
+from offline.data import Utterance, labels_of, read_manifest
 
 # The open texts are jokes and quotations; a public sample leaves some of their words out.
 UNSUITABLE = re.compile(
@@ -36,13 +36,17 @@ def choose(utterances: list[Utterance], clips: int) -> list[Utterance]:
 def copy(utterances: list[Utterance], folder: Path, name: str) -> None:
     """Write `folder/name.jsonl` and the recordings that it lists, in `folder/name/`."""
     (folder / name).mkdir(parents=True, exist_ok=True)
-    lines = []
-    for utterance in utterances:
-        shutil.copy(utterance.audio, folder / name)
-        row = {"audio_filepath": f"{name}/{utterance.audio.name}", "duration": utterance.duration_s}
-        row |= {"text": utterance.text, "domain": utterance.domain}
+    lines: list[str] = []
+    files: dict[Path, str] = {}
+    for number, utterance in enumerate(utterances):
+        if (audio := utterance.audio) not in files:  # of another folder it may have the same name
+            taken = audio.name in files.values()
+            files[audio] = f"{number:06d}-{audio.name}" if taken else audio.name
+            shutil.copy(audio, folder / name / files[audio])
+        row = {"audio_filepath": f"{name}/{files[audio]}", "duration": utterance.duration_s}
+        row |= {"text": utterance.text}
         row |= {"offset": utterance.start_s} if utterance.end_s is not None else {}
-        lines.append(json.dumps(row | {"engine": utterance.engine, "voice": utterance.voice}) + "\n")
+        lines.append(json.dumps(row | labels_of(utterance)) + "\n")
     (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 

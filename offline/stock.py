@@ -15,7 +15,7 @@ from torch import Tensor
 import asr
 from asr import checkpoint
 from asr.audio import SAMPLE_RATE
-from asr.transcriber import DTYPES, Transcript
+from asr.transcriber import DTYPES, Transcript, device_of
 
 IMPLEMENTATIONS = ("eager", "sdpa")
 
@@ -63,7 +63,13 @@ class Stock(asr.Transcriber):
         samples = inputs.input_values.to(self.device, self.dtype)
         return cast(Tensor, self.model(samples, attention_mask=inputs.attention_mask.to(self.device)).logits)
 
+    def is_long(self, samples: int) -> bool:
+        """Never: stock code hears whole recordings."""
+        return False
+
     def _forward(self, waves: list[np.ndarray], **_: Any) -> list[np.ndarray]:
+        if not waves:
+            return []
         scores = self._logits(waves).float().log_softmax(-1).cpu().numpy()
         return [clip[: self.config.frames(len(wave))] for clip, wave in zip(scores, waves, strict=True)]
 
@@ -84,7 +90,7 @@ def load(
 
     Raises:
         CheckpointError: it cannot be found or read, or is an mla model.
-        ValueError: an unknown dtype.
+        ValueError: an unknown dtype, or a device that is not here.
     """
     folder = checkpoint.resolve(name)
     if checkpoint.read_config(folder).attention.kind != "mha":
@@ -94,7 +100,7 @@ def load(
         )
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choices: {', '.join(DTYPES)}")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = device_of(device)
     wanted = DTYPES[dtype or ("bfloat16" if place.type == "cuda" else "float32")]
     network, processor = _from_folder(folder, wanted, attn_implementation)
     return Stock(str(name), folder, network.to(place).eval(), processor)

@@ -38,7 +38,7 @@ class BatchCost:
     def overhead_frames(self) -> float:
         """How many frames take as long as a batch does before its first one; infinite while that is not known."""
         spread = self._weight * self._frames_squared - self._frames**2
-        if self._batches < LEAST or spread < LEAST_SPREAD * self._frames**2:
+        if self._batches < LEAST or spread <= LEAST_SPREAD * self._frames**2:
             return math.inf
         per_frame = (self._weight * self._both - self._frames * self._time) / spread
         if per_frame <= 0:

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from service.batch_cost import BatchCost
-from service.errors import DeadlineExceeded, Overloaded, Unavailable
+from service.errors import DeadlineExceeded, NotServing, Overloaded
 
 FADE = 0.9  # of what a batch achieved, with each batch after it
 
@@ -111,7 +111,7 @@ class Batcher:
         self.limits = limits
         self._queues = {model: _Queue() for model in models}
         self.changed = threading.Condition(threading.RLock())  # told of everything new; the scheduler's, too
-        self._closed = False
+        self._closed = self._failed = False
         self._long_audio_s = 0.0
         self._done = (0.0, 0.0)  # audio and device time of late, which fade
 
@@ -120,7 +120,7 @@ class Batcher:
 
         Raises:
             Overloaded: the bound on waiting audio is reached.
-            Unavailable: closed for shutdown.
+            NotServing: closed for shutdown, or the engine has stopped.
         """
         with self.changed:
             self._check_closed()
@@ -155,8 +155,10 @@ class Batcher:
                 self._long_audio_s -= audio_s
 
     def _check_closed(self) -> None:
+        if self._failed:
+            raise NotServing("the engine has stopped", code="engine_stopped")
         if self._closed:
-            raise Unavailable("the server is shutting down", code="draining")
+            raise NotServing("the server is shutting down", code="draining")
 
     def _check_bound(self, there_s: float, most_s: float, what: str) -> None:
         if there_s >= most_s:
@@ -210,6 +212,7 @@ class Batcher:
         """Give up: refuse new jobs and answer every queued one with `error`."""
         self.close()
         with self.changed:
+            self._failed = True
             jobs = [job for queue in self._queues.values() for job in queue.jobs]
         for job in jobs:
             _fail(job, error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import math
 import resource
 import sys
 import termios
@@ -29,6 +30,7 @@ HEAD_BYTES = 64 * 1024  # of a request's head, or of anything else that is no bo
 HEAD_S = 30.0
 WRITE_S = 30.0  # in which a client has to take some of what it is sent
 MOST_CONNECTIONS = 8192
+PINGS = 100  # of a WebSocket in a second: uvicorn answers each at once, before anything else has its turn
 WAITING_BYTES = 2**20  # for a WebSocket that does not read: uvicorn answers its pings all the same
 
 
@@ -191,6 +193,17 @@ class Connection(_Taken, HttpToolsProtocol):
 
 class LiveConnection(_Taken, WebSocketsSansIOProtocol):
     """What a `Connection` becomes with a WebSocket's handshake."""
+
+    _pings, _pings_since_s = 0, -math.inf
+
+    def handle_ping(self) -> None:
+        if self.loop.time() - self._pings_since_s > 1:
+            self._pings, self._pings_since_s = 0, self.loop.time()
+        self._pings += 1
+        if self._pings > PINGS:
+            self.transport.abort()
+        else:
+            super().handle_ping()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -145,12 +145,18 @@ class Engine:
                     self._run_step(work)
                 elif work:
                     self._run_batch(work)
-        except BaseException:
+        except BaseException as error:
             log.critical("the engine thread ended", exc_info=True)
+            self._serve_no_more(f"the engine ended: {type(error).__name__}")
             raise
         finally:
             self._loaded.set()
             self._scheduler.fail_all(Unavailable("the engine has stopped", code="engine_stopped"))
+
+    def _serve_no_more(self, reason: str) -> None:
+        for name, state in self.states.items():
+            if state.status != "failed":
+                self.states[name] = ModelState("failed", reason)
 
     def _load(self, name: str, load: Callable[[], Model]) -> None:
         started = time.monotonic()
@@ -251,6 +257,7 @@ class Engine:
         except Exception as error:
             log.critical("model %r fails even on the warm-up: ending", name, exc_info=True)
             self.states[name] = ModelState("failed", f"stopped serving: {type(error).__name__}")
+            self._serve_no_more(f"the engine ended with {name!r}")
             self._broken = True
 
     def _count(self, batch: Batch, inference_s: float) -> None:

@@ -112,6 +112,12 @@ class Unavailable(RetryLater):
     outcome = "unavailable"
 
 
+class NotServing(Unavailable):
+    """This process takes nothing yet, or no more: another one may, so that not every client sees it."""
+
+    outcome = "not_serving"
+
+
 class DeadlineExceeded(ApiError):
     status = 504
     type = "timeout_error"

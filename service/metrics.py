@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-REFUSALS = ("overloaded", "unavailable")
+REFUSALS = ("overloaded", "unavailable", "not_serving")
 OUTCOMES = ("ok", "client_error", *REFUSALS, "timeout", "cancelled", "error")
 KEY_REFUSALS = ("missing_api_key", "invalid_api_key", "key_busy")
 ROUTES = ("/transcribe", "/v1/audio/transcriptions")

@@ -35,7 +35,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from asr.beam import BeamDecoder
 from service import guard, logs, messages
-from service.errors import ApiError, BadRequest, ClientGone, StreamOver, TooLarge, Unavailable
+from service.errors import ApiError, BadRequest, ClientGone, NotServing, StreamOver, TooLarge
 from service.messages import Flush, Keepalive, Start
 from service.metrics import NO_MODEL
 from service.pcm import PcmReader
@@ -138,7 +138,7 @@ class Connection:
             if name != "model":
                 raise BadRequest(f"no option {name[:100]!r}; choices: model", code="unknown_option")
         if self._service.draining:
-            raise Unavailable("the server is shutting down", code="draining")
+            raise NotServing("the server is shutting down", code="draining")
         model = self._socket.query_params.get("model", "")
         model = self._service.settings.model_aliases.get(model, model)
         if not model:
@@ -148,7 +148,7 @@ class Connection:
             )
         self._service.check_model(model)
         if not self._service.engine.ready:
-            raise Unavailable("the models are not ready; /health/ready says why")
+            raise NotServing("the models are not ready; /health/ready says why")
         return model
 
     async def _start(self) -> Start:
@@ -194,6 +194,7 @@ class Connection:
             # While it waits for an answer, or for room, the client is not to blame.
             self._expect(math.inf if session.owes else self._settings.stream_idle_s)
             message = await self._receive()
+            await asyncio.sleep(0)  # thousands may wait, of a sample each, and others want their turn
             if isinstance(message, bytes):
                 for at in range(0, len(message), PIECE_BYTES):
                     self._expect(math.inf)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from service.errors import ApiError, NotFound, Overloaded, Unavailable
+from service.errors import ApiError, NotFound, NotServing, Overloaded
 from service.scheduler import Lane, StepQueue
 from service.segments import Rules
 from service.sessions import Session
@@ -59,7 +59,7 @@ class Streams:
         Raises:
             NotFound: no such profile, or no slots for it at all.
             Overloaded: every slot is taken.
-            Unavailable: the server is about to end.
+            NotServing: the server is about to end.
         """
         slots = self._slots(model, profile or self.profiles[0])
         slot = slots.take()
@@ -101,4 +101,4 @@ class Streams:
 
 
 def _draining(consequence: str) -> ApiError:
-    return Unavailable(f"the server is shutting down: {consequence}", code="draining")
+    return NotServing(f"the server is shutting down: {consequence}", code="draining")

@@ -25,6 +25,7 @@ from service.errors import (
     ClientGone,
     DeadlineExceeded,
     NotFound,
+    NotServing,
     Overloaded,
     SlowUpload,
     Unavailable,
@@ -158,9 +159,9 @@ class Transcription:
     def _admitted(self) -> Iterator[None]:
         """Refuse early what could not be served anyway, before its body is read."""
         if self.draining:
-            raise Unavailable("the server is shutting down", code="draining")
+            raise NotServing("the server is shutting down", code="draining")
         if not self.ready:
-            raise Unavailable("the models are not ready; /health/ready says why", retry_after_s=5)
+            raise NotServing("the models are not ready; /health/ready says why", retry_after_s=5)
         if self.in_work >= self.settings.max_requests:
             raise Overloaded(
                 f"{self.in_work} requests are in work, the limit (max_requests)", code="too_many_requests"
@@ -208,9 +209,7 @@ class Transcription:
         if name not in self.engine.states:
             raise self.no_model(name)
         if self.engine.states[name].status != "ready":
-            raise Unavailable(
-                f"model {name!r} does not serve; /health/ready says why", code="model_not_ready"
-            )
+            raise NotServing(f"model {name!r} does not serve; /health/ready says why", code="model_not_ready")
 
     def no_model(self, name: str) -> NotFound:
         names = ", ".join([*self.engine.states, *self.settings.model_aliases])

@@ -75,9 +75,12 @@ COMPARE = Dashboard(
                 ),
                 Panel(
                     "Audio waiting",
-                    "Seconds of audio in the queue; at max_queue_audio_s requests are refused.",
+                    "Of one instance; from the limit on, for all models together, requests are refused.",
                     "s",
-                    [(total("asr_queue_audio_seconds"), "{{model}}")],
+                    [
+                        (f"max by (model) (asr_queue_audio_seconds{{{CHOSEN}}})", "{{model}}"),
+                        (f"min(asr_queue_audio_limit_seconds{{{OURS}}})", "limit"),
+                    ],
                     width=6,
                 ),
                 Panel(

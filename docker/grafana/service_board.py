@@ -7,7 +7,7 @@ from docker.grafana.queries import CHOSEN, INSTANCE, LANE, MODEL, OURS, quantile
 
 BUDGET = 0.005  # share of requests that may fail; the alerts have it too
 NAMED = f'{OURS}, model=~"$model|none"'  # with requests that name no model
-LOST = f'{OURS}, outcome!~"ok|client_error|cancelled"'
+LOST = f'{OURS}, outcome!~"ok|client_error|cancelled|not_serving"'
 
 
 def errors(window: str) -> tuple[str, str]:
@@ -120,7 +120,8 @@ ERRORS = [
     ),
     Panel(
         "Failures by outcome",
-        "`overloaded` 429, `unavailable` 503, `timeout` 504, `error` 500.",
+        "`overloaded` 429, `unavailable` 503, `timeout` 504, `error` 500. What an instance refuses "
+        "while it loads or drains is none: nginx asks another.",
         "reqps",
         [(rate("asr_requests_total", "outcome", LOST), "{{outcome}}")],
         width=6,

@@ -236,6 +236,8 @@ def _check_counts(arm: Arm) -> None:
             )
     if not words:
         raise ResultError(f"{arm.file}: no words in its references")
+    if len(arm.lines) < 2:
+        raise ResultError(f"{arm.file}: one recording; how much a difference varies takes two at least")
     stated, measured = arm.result["total"].get("wer"), 100 * arm.errors.sum() / words
     if stated is not None and abs(stated - measured) > 0.01:
         raise ResultError(

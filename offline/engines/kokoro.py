@@ -181,7 +181,10 @@ def speak_english(sentence: str, voice: Voice, rng: np.random.Generator) -> Spee
 
 
 def clear_voices() -> list[Voice]:
-    return [replace(voice, engine="kokoro-clear") for voice in english_voices()]
+    return [
+        replace(voice, engine="kokoro-clear", name=voice.name.replace("kokoro-en", "kokoro-clear"))
+        for voice in english_voices()
+    ]
 
 
 def speak_clearly(sentence: str, voice: Voice, rng: np.random.Generator) -> Speech:

@@ -3,8 +3,8 @@
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,24 +28,31 @@ Chosen = tuple[str, Utterance]  # the corpus's name, and one of its utterances
 WARM_UP_S = 10.0  # of a joined recording: minutes of speech need no minutes of warm-up
 
 
+class Heard(NamedTuple):
+    """The texts of one batch, its seconds, those of the forward in it, and its peak bytes as `timed` has them."""
+
+    texts: list[str]
+    seconds: float
+    forward_seconds: float
+    peak_bytes: list[int]
+
+
 @dataclass
 class Arm:
-    """One model heard in one way, its scores decoded in one way, and the bytes that its batches took on a GPU."""
+    """One model heard in one way, its scores decoded in one way."""
 
     name: str
     model: asr.Transcriber
     profile: Profile = FULL
     decoding: Beam | None = None  # greedy
-    peaks: list[tuple[int, int]] = field(default_factory=list)  # (allocated, reserved) of each
 
-    def run(self, waves: list[NDArray[np.float32]]) -> tuple[list[str], float, float]:
-        """Returns the texts of one batch, its seconds, and the seconds of the forward in it."""
+    def run(self, waves: list[NDArray[np.float32]]) -> Heard:
+        """Hears one batch."""
         with forward_stopwatch(self.model) as laps:
             texts, seconds, peak = timed(
                 self.model, lambda: hearing.texts(self.model, waves, self.profile, self.decoding)
             )
-        self.peaks.append(peak)
-        return texts, seconds, sum(laps)
+        return Heard(texts, seconds, sum(laps), peak)
 
 
 def environment(arms: Sequence[Arm]) -> dict[str, Any]:
@@ -166,10 +173,12 @@ def _run(arms: list[Arm], batch: list[tuple[str, str, Utterance]], number: int, 
     for row in rows:
         row["models"] = {arm.name: {} for arm in arms}
     for arm in _in_turn(arms, number, bar):
-        texts, *seconds = arm.run(waves)
-        for row, text in zip(rows, texts, strict=True):
-            spent = (one / len(batch) for one in seconds)
-            row["models"][arm.name] = _entry(row["reference"], text, *spent)
+        heard = arm.run(waves)
+        spent = {"seconds": heard.seconds, "forward_seconds": heard.forward_seconds}
+        shares = {name: round(seconds / len(batch), 9) for name, seconds in spent.items()}
+        for row, text in zip(rows, heard.texts, strict=True):
+            row["models"][arm.name] = {**scoring.score(row["reference"], text), **shares}
+        rows[0]["models"][arm.name]["peak_bytes"] = heard.peak_bytes
     return rows
 
 
@@ -196,11 +205,6 @@ def _row(name: str, manifest: str, utterance: Utterance, samples: int, batch: in
     }
 
 
-def _entry(reference: str, text: str, seconds: float, forward_seconds: float) -> dict[str, Any]:
-    spent = {"seconds": round(seconds, 9), "forward_seconds": round(forward_seconds, 9)}
-    return {**scoring.score(reference, text), **spent}
-
-
 def latency(arms: list[Arm], utterances: list[Utterance], clips: int) -> dict[str, dict[str, float] | None]:
     """Returns the p50 and p95 of each arm's milliseconds from a single clip's waves to its text; None for 0 clips."""
     if not clips:
@@ -211,6 +215,6 @@ def latency(arms: list[Arm], utterances: list[Utterance], clips: int) -> dict[st
     for number, clip in enumerate(tqdm([chosen[-1], *chosen], "single clips", unit="clip")):
         wave = clip.wave()
         for arm in arms if number % 2 else reversed(arms):
-            spent_ms[arm.name].append(1000 * arm.run([wave])[1])
+            spent_ms[arm.name].append(1000 * arm.run([wave]).seconds)
     found = {name: np.quantile(ms[1:], [0.5, 0.95]).tolist() for name, ms in spent_ms.items()}
     return {name: {"p50": round(p50, 2), "p95": round(p95, 2)} for name, (p50, p95) in found.items()}

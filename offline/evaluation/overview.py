@@ -34,10 +34,17 @@ def table(result: Result) -> list[Line]:
 
 
 def whole(name: str, result: Result) -> str | None:
-    """Returns the arm in which this arm's model heard whole recordings, if there is one."""
+    """Returns the arm in which this arm's model heard whole recordings and decoded alike, if there is one."""
     facts = result["what"]["models"]
-    of_model = (other for other in result["results"] if facts[other]["model"] == facts[name]["model"])
-    return next((other for other in of_model if facts[other]["profile"] == "full"), None)
+    alike = (facts[name]["model"], "full", facts[name].get("decoding"))
+    return next(
+        (
+            other
+            for other in result["results"]
+            if (facts[other]["model"], facts[other]["profile"], facts[other].get("decoding")) == alike
+        ),
+        None,
+    )
 
 
 def text(result: Result) -> str:

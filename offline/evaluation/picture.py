@@ -15,13 +15,14 @@ Points = list[tuple[float, float]]
 
 
 def curves(result: dict[str, Any]) -> dict[tuple[str, str], Points]:
-    """Returns (context in seconds, WER in percent) of each (model, kind of chunk), by rising context."""
+    """Returns (context in seconds, WER in percent) of each (model, kind of chunk and decoding), by rising context."""
     found: dict[tuple[str, str], Points] = defaultdict(list)
     for name, entry in result["results"].items():
         facts = result["what"]["models"][name]
         if facts["chunk_frames"] is not None:
             chunk, _, rest = facts["profile"].partition("/")
             kind = chunk.replace("ms", " ms") + (" int8" if rest.endswith("int8") else "")
+            kind += "".join(f", {way}" for way in name.split("+")[1:] if "decoding" in facts)
             context_s = facts["left_context_frames"] * FRAME_MS / 1000
             found[facts["model"], kind].append((context_s, entry["total"]["wer"]))
     return {key: sorted(points) for key, points in found.items()}

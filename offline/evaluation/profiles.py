@@ -4,6 +4,7 @@
 ['full', '640ms/10s', '320ms/2s/int8', 'naive-640ms/10s']
 """
 
+import math
 import re
 from argparse import Namespace
 from collections.abc import Sequence
@@ -63,6 +64,8 @@ def parse(text: str) -> Profile:
 
 def whole_frames(what: str, value: float, unit_ms: int, least: int) -> int:
     """Returns a time as frames. Raises ValueError where that is no whole number, or too few; names the nearest."""
+    if not math.isfinite(value):
+        raise ValueError(f"{what} is {value:g}: give a number of {'ms' if unit_ms == 1 else 's'}")
     exact = value * unit_ms / FRAME_MS
     frames = max(round(exact), least)
     if abs(exact - frames) > 1e-6:  # 0.14 s is not exactly 7 frames

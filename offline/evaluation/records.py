@@ -4,7 +4,8 @@ X.jsonl          a line an utterance, appended batch by batch, longest recording
                  id, audio, duration_s (as decoded), manifest, domain, engine, voice, speaker, words, reference, batch,
                  joined (ids of the utterances in it, where several are), models (arm: text, seconds and forward_seconds
                  (the batch's by its size), substitutions, deletions, insertions, edits ([what, reference word,
-                 hypothesis word] of the errors), and normalised: words, substitutions, deletions, insertions)
+                 hypothesis word] of the errors), normalised: words, substitutions, deletions, insertions; and, in the
+                 first line of a batch, peak_bytes: [allocated, reserved] of the GPU, or [resident] of the process)
 X.partial.json   what and how of a run that is not done
 X.json           the result, once it is done (offline/evaluate.py says what is in it); takes X.partial.json's place
 """
@@ -122,6 +123,10 @@ def _settings(header: Header) -> dict[str, Any]:
     what, how = header["what"], header["how"]
     models = {"models": ", ".join(what["models"])}
     models |= {f"weights of {name}": facts["folder_hash"] for name, facts in what["models"].items()}
+    models |= {
+        f"n-gram of {name}": facts.get("decoding", {}).get("lm_hash")
+        for name, facts in what["models"].items()
+    }
     manifests = {f"manifest {path}": digest for path, digest in how["manifests"].items()}
     versions = {f"version of {name}": number for name, number in what["versions"].items()}
     options = {name: value for name, value in how.items() if name not in ("command", "manifests")}

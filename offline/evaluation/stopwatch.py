@@ -8,25 +8,29 @@ from typing import Any, TypeVar
 import torch
 
 import asr
+from offline import provenance
+from offline.speed.ceiling import synchronise
 
 T = TypeVar("T")
 
 
-def timed(model: asr.Transcriber, work: Callable[[], T]) -> tuple[T, float, tuple[int, int]]:
-    """Returns what work returns, its seconds, and the peak (allocated, reserved) bytes of the model's GPU, else 0.
+def timed(model: asr.Transcriber, work: Callable[[], T]) -> tuple[T, float, list[int]]:
+    """Returns what work returns, its seconds, and the peak bytes: [allocated, reserved] of the model's GPU in it.
+
+    Without a GPU they are [resident], of the process since its start.
 
     Work has to wait for the device, as all that returns texts or arrays does.
     """
     on_gpu = model.device.type == "cuda"
     if on_gpu:
-        torch.cuda.synchronize(model.device)
+        synchronise(model.device)
         torch.cuda.reset_peak_memory_stats(model.device)
     started = time.perf_counter()
     result = work()
     seconds = time.perf_counter() - started
     if not on_gpu:
-        return result, seconds, (0, 0)
-    peak = torch.cuda.max_memory_allocated(model.device), torch.cuda.max_memory_reserved(model.device)
+        return result, seconds, [provenance.peak_resident_bytes()]
+    peak = [torch.cuda.max_memory_allocated(model.device), torch.cuda.max_memory_reserved(model.device)]
     return result, seconds, peak
 
 
@@ -42,11 +46,11 @@ def forward_stopwatch(model: asr.Transcriber) -> Iterator[list[float]]:
     started = [0.0]
 
     def start(*_: Any) -> None:
-        _wait(model)
+        synchronise(model.device)
         started[0] = time.perf_counter()
 
     def stop(*_: Any) -> None:
-        _wait(model)
+        synchronise(model.device)
         laps.append(time.perf_counter() - started[0])
 
     # not the network's own end: a live stream's step goes through the layers without its forward
@@ -56,8 +60,3 @@ def forward_stopwatch(model: asr.Transcriber) -> Iterator[list[float]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _wait(model: asr.Transcriber) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)

@@ -24,7 +24,7 @@ def summary(arm: Arm, rows: Sequence[Row], latency_ms: dict[str, float] | None) 
     return {
         "total": figures(rows, name),
         "speed": {**speed(rows, name), "latency_ms": latency_ms},
-        "memory": _memory(arm),
+        "memory": _memory(arm, rows),
         **{
             part: {value: figures(some, name) for value, some in sorted(groups.items())}
             for part, groups in parts.items()
@@ -49,11 +49,13 @@ def speed(rows: Sequence[Row], model: str) -> dict[str, Any]:
     }
 
 
-def _memory(arm: Arm) -> dict[str, int]:
-    if arm.model.device.type == "cuda" and arm.peaks:
-        allocated, reserved = map(max, zip(*arm.peaks, strict=True))
+def _memory(arm: Arm, rows: Sequence[Row]) -> dict[str, int]:
+    """The peak of all batches, whichever run measured them: the longest come first, and may be a killed one's."""
+    found = [row["models"][arm.name]["peak_bytes"] for row in rows if "peak_bytes" in row["models"][arm.name]]
+    if found and arm.model.device.type == "cuda":
+        allocated, reserved = map(max, zip(*found, strict=True))
         return {"peak_allocated_bytes": allocated, "peak_reserved_bytes": reserved}
-    return {"peak_process_bytes": provenance.peak_resident_bytes()}
+    return {"peak_process_bytes": max(provenance.peak_resident_bytes(), *(resident for (resident,) in found))}
 
 
 def table(result: dict[str, Any]) -> str:

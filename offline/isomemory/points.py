@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Json = dict[str, Any]
-ARM = re.compile(r"(?P<name>.+)@(?P<chunk_ms>\d+)ms/(?P<left_context_s>\d+(?:\.\d+)?)s(?P<int8>/int8)?")
+ARM = re.compile(
+    r"(?P<name>.+)@(?P<chunk_ms>\d+)ms/(?P<left_context_s>\d+(?:\.\d+)?)s(?P<int8>/int8)?(?P<search>\+.+)?"
+)
 NEAR = 0.02  # ranks are rounded to what the width allows, so that shares differ a little between shapes
 LOSSLESS = 0.5
 WORDS = "words"
@@ -143,8 +145,7 @@ def points(evaluations: Sequence[Path], costs: Costs) -> tuple[list[Point], list
     Raises InputError where files are not over the same utterances, or nothing is left.
     """
     contents = {file: read(file, "what", "how", "results") for file in evaluations}
-    heard = {json.dumps(content["how"]["manifests"], sort_keys=True) for content in contents.values()}
-    if len(heard) > 1:
+    if len({_heard(file, content) for file, content in contents.items()}) > 1:
         raise InputError(f"{', '.join(map(str, evaluations))} are not over the same utterances")
     models = {
         name: facts for content in contents.values() for name, facts in content["what"]["models"].items()
@@ -158,7 +159,7 @@ def points(evaluations: Sequence[Path], costs: Costs) -> tuple[list[Point], list
             if not (named := ARM.fullmatch(arm)):
                 continue  # whole recordings: not a stream
             share = kept[arm] if arm in kept else kept[named["name"]]
-            point = _point(arm, named, share, figures["total"]["wer"], costs)
+            point = None if named["search"] else _point(arm, named, share, figures["total"]["wer"], costs)
             if point is None:
                 left_out.append(arm)
             else:
@@ -167,6 +168,24 @@ def points(evaluations: Sequence[Path], costs: Costs) -> tuple[list[Point], list
     if not found:
         raise InputError(f"no streamed arm of {evaluations[0]} has a chunk and context of the benchmark")
     return found, left_out
+
+
+def _heard(file: Path, content: Json) -> str:
+    """What tells one choice of utterances from another: their names, or without the lines what chose them."""
+    rows = _rows(file, content)
+    names = sorted([row["manifest"], row["id"]] for row in rows)
+    how = {name: content["how"].get(name) for name in ("max_samples", "join_s")}
+    return json.dumps([content["how"]["manifests"], names or how], sort_keys=True)
+
+
+def _rows(file: Path, content: Json) -> list[Json]:
+    """The lines beside a result; [] without them."""
+    lines = file.parent / content.get("utterances_file", "")
+    return (
+        [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+        if lines.is_file()
+        else []
+    )
 
 
 def _point(arm: str, named: re.Match[str], kept: float, wer: float, costs: Costs) -> Point | None:
@@ -185,11 +204,9 @@ def _point(arm: str, named: re.Match[str], kept: float, wer: float, costs: Costs
 
 def utterance_errors(file: Path, content: Json) -> dict[str, NDArray[np.float64]]:
     """Word errors [N] of each arm, and of all the same their words, from the lines beside a result; {} without them."""
-    lines = file.parent / content.get("utterances_file", "")
-    if not lines.is_file():
+    rows = sorted(_rows(file, content), key=lambda row: (row["manifest"], row["id"]))
+    if not rows:
         return {}
-    rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
-    rows.sort(key=lambda row: (row["manifest"], row["id"]))
     counts = ("substitutions", "deletions", "insertions")
     found = {
         arm: np.array([sum(row["models"][arm][count] for count in counts) for row in rows], dtype=float)

@@ -10,8 +10,6 @@ S streams, C frames a chunk, F frames of left context.
 
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +20,8 @@ from asr.audio import SAMPLE_RATE
 from asr.cache import INT8_LIMIT, Ring, StreamCache
 from asr.transcriber import Transcriber
 from offline.evaluation.profiles import NAMED
+from offline.evaluation.stopwatch import forward_stopwatch
 from offline.speed.arms import Wave
-from offline.speed.ceiling import synchronise
 
 FRAME_MS = 20
 RMS = 0.05
@@ -134,7 +132,7 @@ class Placed:
 
     def step(self) -> Step:
         """Takes the next chunk of every stream; the sound is the same again, which nothing depends on."""
-        with network_stopwatch(self.model) as laps:
+        with forward_stopwatch(self.model) as laps:
             started = time.perf_counter()
             for slots in self._batches:
                 self.model.step(self.cache, slots, [self._chunks[slot] for slot in slots])
@@ -145,29 +143,3 @@ def sound_for(sizes: Profile) -> Wave:
     """Seeded noise to cut chunks from, somewhat longer than one."""
     samples = sizes.chunk_ms * SAMPLE_RATE // 1000 + 5 * SAMPLE_RATE
     return np.random.default_rng(0).normal(0, RMS, samples).astype(np.float32)
-
-
-@contextmanager
-def network_stopwatch(model: Transcriber) -> Iterator[list[float]]:
-    """Collects the seconds of the network in each step while it is open: from the first convolution to the scores."""
-    laps: list[float] = []
-    started = [0.0]
-
-    def start(*_: object) -> None:
-        synchronise(model.device)
-        started[0] = time.perf_counter()
-
-    def stop(*_: object) -> None:
-        synchronise(model.device)
-        laps.append(time.perf_counter() - started[0])
-
-    network = model.model
-    hooks = [
-        network.feature_extractor.register_forward_pre_hook(start),
-        network.lm_head.register_forward_hook(stop),
-    ]
-    try:
-        yield laps
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,27 @@ def test_a_hub_id_is_found_in_the_hub_cache(
         checkpoint.resolve("someone/else")
 
 
+def test_what_was_fetched_is_served_while_the_hub_is_away(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing listens at the hub's address; half a download is none."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    repo = tmp_path / "models--someone--some-model"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("a" * 40)
+    snapshot = Path(shutil.copytree(folder, repo / "snapshots" / ("a" * 40)))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        huggingface_hub, "HfApi", partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")
+    )
+    assert checkpoint.resolve("someone/some-model").samefile(snapshot)
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="the hub did not give it"):
+        checkpoint.resolve("someone/some-model")
+
+
 def test_of_a_hub_repository_only_what_is_read_is_fetched() -> None:
     both = ["README.md", "config.json", "vocab.json", "model.safetensors", "pytorch_model.bin"]
     assert checkpoint._wanted(both) == ["config.json", "vocab.json", "model.safetensors"]
@@ -160,6 +182,8 @@ BROKEN = {
         "model.safetensors: cannot be read",
     ),
     "config no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json"),
+    "config no object": (lambda f: (f / "config.json").write_text("[]"), "config.json"),
+    "no heads": (spoil_config("num_attention_heads", 0), "config.json"),
     "other model": (spoil_config("model_type", "whisper"), "'whisper'"),
     "group norm": (spoil_config("feat_extract_norm", "group"), "group norm averages over"),
     "newer format": (spoil_config("format_version", 99), "format_version is 99"),
@@ -208,6 +232,14 @@ def test_half_precision_stays_near_float32(dtype: str, tiny_folder) -> None:
 def test_an_unknown_dtype_names_the_choices(tiny_folder) -> None:
     with pytest.raises(ValueError, match="bfloat16"):
         load(tiny_folder("mha"), dtype="int4")
+
+
+@pytest.mark.parametrize(("device", "named"), [("gpu", "choices: cpu, cuda"), ("cuda", "no CUDA device")])
+def test_a_device_that_is_not_here_is_named(device: str, named: str, tiny_folder) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("it is here")
+    with pytest.raises(ValueError, match=f"device is '{device}'.*{named}"):
+        load(tiny_folder("mha"), device=device)
 
 
 def test_a_mistyped_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

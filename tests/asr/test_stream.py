@@ -229,6 +229,8 @@ def test_refusals_name_the_slot(tiny_folder: Folder) -> None:
         model.step(cache, [1], [np.full(100, np.nan, np.float32)])
     with pytest.raises(ValueError, match="chunk_frames 0"):
         model.new_cache(1, chunk_frames=0, left_context_frames=0)
+    with pytest.raises(ValueError, match="chunk_frames is -1"):
+        model.chunks(first, chunk_frames=-1)
     with pytest.raises(ValueError, match="int4"):
         model.new_cache(1, chunk_frames=8, left_context_frames=0, dtype="int4")
     cache.reset([0])

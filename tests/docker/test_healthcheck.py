@@ -11,16 +11,23 @@ import pytest
 
 from docker import healthcheck, stack
 
+OK = '{"status": "ok"}'
+FULL = (
+    '{"error": {"type": "service_unavailable", "code": "too_many_connections", "message": "", "param": null}}'
+)
+
 
 @contextmanager
-def answering(statuses: dict[str, int]) -> Iterator[str]:
-    """A server with these statuses by path."""
+def answering(statuses: dict[str, str]) -> Iterator[str]:
+    """A server that says this of itself, by path."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(statuses[self.path])
-            self.send_header("Content-Length", "0")
+            body = statuses[self.path].encode()
+            self.send_response(200 if b'"ok"' in body else 503)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -40,10 +47,17 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize(
-    ("ready", "live", "status", "ended"), [(200, 200, 0, False), (503, 200, 1, False), (503, 503, 1, True)]
+    ("ready", "live", "status", "ended"),
+    [
+        (OK, OK, 0, False),
+        ('{"status": "starting"}', OK, 1, False),
+        ('{"status": "failed"}', '{"status": "failed"}', 1, True),
+        (FULL, FULL, 1, False),  # every connection is taken: it is the check that gets none
+        ("", "no JSON", 1, False),
+    ],
 )
 def test_ends_the_service_only_when_it_lives_no_more(
-    process: subprocess.Popen[bytes], ready: int, live: int, status: int, ended: bool
+    process: subprocess.Popen[bytes], ready: str, live: str, status: int, ended: bool
 ) -> None:
     with answering({"/health/ready": ready, "/health/live": live}) as url:
         assert healthcheck.main(url, process.pid) == status

@@ -126,10 +126,10 @@ def refusing(request: pytest.FixtureRequest, pair: Pair) -> Iterator[Pair]:
 
 
 def test_a_request_that_one_instance_refuses_goes_to_another(refusing: Pair) -> None:
-    before = refusing.closed.metric("asr_requests_total", outcome="unavailable")
+    before = refusing.closed.metric("asr_requests_total", outcome="not_serving")
     answers = [post(refusing.url, sound(16_000)) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200] * 4
-    assert refusing.closed.metric("asr_requests_total", outcome="unavailable") > before
+    assert refusing.closed.metric("asr_requests_total", outcome="not_serving") > before
 
 
 def test_a_stream_that_one_instance_refuses_goes_to_another(refusing: Pair) -> None:

@@ -172,6 +172,8 @@ def test_what_cannot_be_compared_is_named(
              for n, line in enumerate(lines)]  # fmt: skip
     changed = write(tmp_path / "changed.json", asked, texts, {"other": JOINT})
     alone = write(tmp_path / "alone.json", lines, texts, {"other": JOINT})
+    two, kinds = {"other": texts["other"][:1], "mha": texts["other"][:1]}, {"other": JOINT, "mha": JOINT}
+    single = write(tmp_path / "single.json", lines[:1], two, kinds)
     benchmark = tmp_path / "benchmark.json"
     benchmark.write_text(json.dumps({"what": {}, "how": {}, "results": [{"model": "mha", "rtfx": 1.0}]}))
     nonsense = tmp_path / "nonsense.json"
@@ -191,7 +193,7 @@ def test_what_cannot_be_compared_is_named(
         assert main([str(small), *map(str, words), "--output_dir", str(tmp_path / "out")]) == 2
         message = capsys.readouterr().err
         assert all(part in message for part in parts) and message.count("\n") == 1, message
-    for files, part in (([alone], "1 arm(s)"), ([benchmark], "0 arm(s)")):
+    for files, part in (([alone], "1 arm(s)"), ([benchmark], "0 arm(s)"), ([single], "one recording")):
         assert main([*map(str, files), "--output_dir", str(tmp_path / "out")]) == 2
         assert part in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -69,7 +69,7 @@ def test_recordings_of_one_name_and_parts_of_one_file_have_files_of_their_own(tm
         soundfile.write(tmp_path / folder / "x.flac", scale * WAVE, SAMPLE_RATE)
     lines = [
         {"audio_filepath": "a/x.flac", "duration": 1.0, "text": "ONE"},
-        {"audio_filepath": "b/x.flac", "duration": 1.0, "text": "TWO"},
+        {"audio_filepath": "b/x.flac", "duration": 1.0, "text": "TWO", "speaker": "84"},
         {"audio_filepath": "a/x.flac", "duration": 0.5, "text": "THREE", "offset": 0.5},
     ]
     source, output = tmp_path / "sets.jsonl", tmp_path / "out"
@@ -77,6 +77,7 @@ def test_recordings_of_one_name_and_parts_of_one_file_have_files_of_their_own(tm
     assert main(["--manifest", str(source), "--output_dir", str(output)]) == 0
     rows = [json.loads(line) for line in (output / "test.jsonl").read_text().splitlines()]
     assert len({row["audio_filepath"] for row in rows}) == len(rows) == 3 * len(CONDITIONS)
+    assert {row.get("speaker") for row in rows if row["text"] == "TWO"} == {"84"}
     plain = {row["text"]: output / row["audio_filepath"] for row in rows if "as it is" in row["domain"]}
     for text, wave in {"ONE": WAVE / 4, "TWO": WAVE / 2, "THREE": WAVE[8_000:] / 4}.items():
         np.testing.assert_allclose(soundfile.read(plain[text])[0], wave, atol=1e-4)

@@ -111,7 +111,10 @@ def test_a_stopped_run_goes_on_to_the_same_figures(
     assert not list(manifest.parent.glob("*.partial.json"))
 
     def timeless(row: dict[str, Any]) -> dict[str, Any]:
-        keep = {n: {k: v for k, v in m.items() if "seconds" not in k} for n, m in row["models"].items()}
+        keep = {
+            n: {k: v for k, v in m.items() if k != "peak_bytes" and "seconds" not in k}
+            for n, m in row["models"].items()
+        }
         return row | {"models": keep}
 
     assert list(map(timeless, rows)) == list(map(timeless, straight_rows))
@@ -120,6 +123,21 @@ def test_a_stopped_run_goes_on_to_the_same_figures(
             assert result["results"][name][part] == entry[part]
         spent_s = sum(row["models"][name]["seconds"] for row in rows)
         assert result["results"][name]["speed"]["inference_s"] == pytest.approx(spent_s, abs=1e-3)
+
+
+def test_the_peak_may_be_of_a_run_that_was_killed(options: Options, manifest: Path) -> None:
+    """The longest recordings come first: a run that goes on has not seen what they took."""
+    output = manifest.parent / "out.json"
+    result, rows = evaluate(options, output)
+    partial = {name: result[name] for name in ("what", "how")}
+    output.with_suffix(".partial.json").write_text(json.dumps(partial))
+    output.unlink()
+    for arm in rows[0]["models"].values():
+        assert arm["peak_bytes"][0] > 1e7
+        arm["peak_bytes"] = [10**15]
+    output.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again, _ = evaluate(options, output)
+    assert {entry["memory"]["peak_process_bytes"] for entry in again["results"].values()} == {10**15}
 
 
 def test_what_is_measured_already_is_left_as_it_is(

@@ -121,6 +121,28 @@ def test_arms_meet_by_the_share_of_the_cache_that_they_keep(benchmark: Path, tmp
     assert by_label["K/V, 2 s"].wer == 30
 
 
+def test_only_the_same_utterances_make_one_front(benchmark: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    first, second = (evaluation(tmp_path / name, errors(3, 2, 2)) for name in "ab")
+    costs = Costs(benchmark, None)
+    assert len(points([first, second], costs)[0]) == 14
+    lines = second.with_suffix(".jsonl")
+    lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:-1]))
+    without = evaluation(tmp_path / "c", errors(3, 2, 2), lines=False)
+    for other in (second, without):
+        with pytest.raises(InputError, match="not over the same utterances"):
+            points([first, other], costs)
+
+
+def test_what_a_search_costs_a_stream_is_not_known(benchmark: Path, tmp_path: Path) -> None:
+    found, left_out = points(
+        [evaluation(tmp_path, {"mha@640ms/10s": 2, "mha@640ms/10s+beam+lm": 1, "mha": 1})],
+        Costs(benchmark, None),
+    )
+    assert [point.arm for point in found] == ["mha@640ms/10s"] and left_out == ["mha@640ms/10s+beam+lm"]
+
+
 @pytest.mark.parametrize(
     ("figures", "said"),
     [((4, 2, 2), WORTH), ((2, 2, 4), SHORTER), ((2, 2, 2), UNDECIDED)],

@@ -66,6 +66,9 @@ def test_every_step_and_then_nothing_again(
     written = {path: path.stat().st_mtime_ns for path in (hub / "out").glob("*/model.safetensors")}
     assert main(options(hub, "--calibration", calibration)) == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert main(options(hub)) == 2  # the same folder, another conversion
+    assert "calibration_manifest ['train-clean-100'], not None" in capsys.readouterr().err
+    assert main(options(hub, "--calibration", calibration)) == 0
     served = f"mha={NAME}@{REVISION},lossless={hub}/out/lossless,mla-75={hub}/out/mla-75"
     assert f"make serve MODELS={served}" in capsys.readouterr().out
     assert serving(parser().parse_args(options(hub))) == ["-m", "service", "--models", served]

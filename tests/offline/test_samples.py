@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import soundfile
+
 from offline.data import Utterance, read_manifest
 from offline.samples import choose, main
 from tests.offline.test_data import manifest
@@ -34,6 +37,23 @@ def test_the_copy_is_a_manifest(tmp_path: Path) -> None:
     copied = read_manifest(tmp_path / "out" / "some.jsonl")
     assert [u.text for u in copied] == ["ONE", "TWO"]
     assert all(u.audio.parent == tmp_path / "out" / "some" for u in copied)
+
+
+def test_recordings_of_one_name_are_copied_each(tmp_path: Path) -> None:
+    for folder, level in (("a", 0.1), ("b", 0.5)):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "1.wav", np.full(800, level, np.float32), 16_000)
+    lines = [
+        {"audio_filepath": f"{folder}/1.wav", "duration": 0.05, "text": folder.upper(), "speaker": folder}
+        for folder in "ab"
+    ]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert main(["--manifest", str(tmp_path / "some.jsonl"), "--output_dir", str(tmp_path / "out")]) == 0
+    copied = read_manifest(tmp_path / "out" / "some.jsonl")
+    assert [(u.text, u.speaker, round(float(u.wave()[0]), 1)) for u in copied] == [
+        ("A", "a", 0.1),
+        ("B", "b", 0.5),
+    ]
 
 
 def test_a_part_of_a_file_stays_that_part(tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ def test_a_batch_leaves_short_clips_out_and_keeps_the_order(tiny_folder) -> None
     assert texts == ["", model.transcribe([CLIPS[2]])[0].text, ""]
 
 
+def test_a_long_recording_is_heard_whole(tiny_folder) -> None:
+    (scores,) = stock.load(tiny_folder("mha"), device="cpu").log_probs([noise(61 * 16_000)])
+    assert len(scores) == 61 * 50 - 1
+
+
 def test_half_precision(tiny_folder) -> None:
     model = stock.load(tiny_folder("mha"), device="cpu", dtype="bfloat16")
     assert model.dtype == torch.bfloat16

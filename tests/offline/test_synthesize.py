@@ -189,6 +189,12 @@ def test_voices_have_names_of_their_own_and_some_are_held_out(engine: str) -> No
     assert voices == ENGINES[engine].voices()
 
 
+def test_no_two_engines_share_a_voice() -> None:
+    """A clip's file is named after its voice: with another engine in the same folder it must not be taken for done."""
+    names = [voice.name for engine in ENGINES.values() for voice in engine.voices()]
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.skipif(bool(problem("kokoro-clear")), reason="kokoro-clear cannot speak here")
 def test_clear_speech_has_full_forms_of_whole_words_alone() -> None:
     rng = np.random.default_rng(0)

@@ -43,6 +43,14 @@ def test_nothing_is_said_of_few_batches_or_of_equal_ones_or_where_longer_ones_ta
     assert equal.overhead_frames == odd.overhead_frames == math.inf
 
 
+def test_clips_that_are_too_short_for_a_frame_tell_nothing() -> None:
+    cost = BatchCost()
+    for _ in range(2 * LEAST):
+        cost.learn(0, 0.01)
+    assert cost.overhead_frames == math.inf
+    assert learnt(40, 0.01, 1e-4, cost).overhead_frames == pytest.approx(100, rel=0.01)
+
+
 def test_where_longer_batches_cost_more_than_in_proportion_there_is_no_overhead() -> None:
     cost = BatchCost()
     for frames in range(100, 2_000, 100):

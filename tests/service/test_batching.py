@@ -6,8 +6,9 @@ from pathlib import Path
 
 import httpx
 
+from service.batch_cost import FIRST, LEAST
 from service.settings import Settings
-from tests.service.conftest import Served, serving
+from tests.service.conftest import Served, serving, sound
 
 SPEECH = Path(__file__).parents[1] / "speech"
 CLIPS, USERS = 8, 16
@@ -32,6 +33,10 @@ def test_speech_gives_the_same_words_alone_and_under_load() -> None:
     settings = Settings(models={"mha": "mha"}, dtype="float32", device="cpu", threads=1, stream_memory="0")
     clips = speech()
     with serving(settings) as served:
+        tiny = [
+            served.post(sound(1)) for _ in range(FIRST + LEAST)
+        ]  # too short for a frame: no cost to learn from
+        assert [(answer.status_code, answer.json()["text"]) for answer in tiny] == [(200, "")] * len(tiny)
         alone = [send(served, clip) for clip in clips]
         with ThreadPoolExecutor(USERS) as users:
             loaded = list(users.map(lambda n: send(served, clips[n % len(clips)]), range(USERS)))

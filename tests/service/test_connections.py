@@ -4,7 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -174,18 +174,38 @@ def test_a_socket_that_is_not_read_is_closed(
     served: Served, monkeypatch: pytest.MonkeyPatch, most_bytes: int
 ) -> None:
     monkeypatch.setattr(connections, "WAITING_BYTES", most_bytes)
-    handshake = b"GET /stream?model=mha HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    monkeypatch.setattr(connections, "PINGS", 10**9)
     ping = b"\x89\xfd" + bytes(4) + bytes(125)
-    with connected(served) as connection, pytest.raises(ConnectionError):
-        connection.sendall(handshake + key)
-        assert connection.recv(12) == b"HTTP/1.1 101"
+    with upgraded(served) as connection, pytest.raises(ConnectionError):
         for _ in range(100_000):  # 13 MB
             connection.sendall(ping)
         end = time.monotonic() + WAIT_S
         while time.monotonic() < end:
             connection.sendall(ping)
             time.sleep(0.05)
+
+
+def test_who_pings_without_end_is_cut_off(served: Served) -> None:
+    with upgraded(served) as connection:
+        connection.sendall(b"\x89\x80" + bytes(4))
+        assert connection.recv(2) == b"\x8a\x00"  # the pong
+        connection.sendall((b"\x89\x80" + bytes(4)) * 10 * connections.PINGS)
+        with suppress(ConnectionError):
+            rest(connection)  # ends: else it would time out
+
+
+@contextmanager
+def upgraded(served: Served) -> Iterator[socket.socket]:
+    """A WebSocket, shaken hands with."""
+    handshake = b"GET /stream?model=mha HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    with connected(served) as connection:
+        connection.sendall(handshake + key)
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            answer += connection.recv(1)
+        assert answer.startswith(b"HTTP/1.1 101")
+        yield connection
 
 
 def test_connections_are_bounded(served: Served) -> None:

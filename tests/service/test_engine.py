@@ -13,11 +13,12 @@ import torch
 
 from service.batcher import Batcher, Job, Limits
 from service.clips import Model
-from service.engine import Engine
-from service.errors import ApiError, Unavailable
+from service.engine import Engine, ModelState
+from service.errors import ApiError, NotServing, Unavailable
 from service.metrics import Metrics
 from service.scheduler import Scheduler
 from tests.fakes import FakeTranscriber
+from tests.service.conftest import wait_until
 
 WAIT_S = 120
 
@@ -205,8 +206,24 @@ def test_a_broken_device_ends_the_engine_and_answers_everyone(fake: FakeTranscri
             *["engine_stopped"] * 3,
         ]
         assert engine.stop(WAIT_S)
-        assert engine.states["mha"].status == "failed"
+        assert {name: state.status for name, state in engine.states.items()} == {
+            "mha": "failed",
+            "mla": "failed",
+        }
         assert not engine.ready and not engine.alive
+        with pytest.raises(NotServing, match="the engine has stopped"):
+            batcher.submit(job(800, "mla"))
+
+
+def test_an_engine_that_ends_by_a_fault_of_its_own_says_so(
+    fake: FakeTranscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # the fault is meant
+    with running(mha=lambda: fake) as (engine, batcher, _):
+        monkeypatch.setattr(batcher, "take", lambda **_: 1 / 0)
+        batcher.submit(job(800))
+        wait_until(lambda: not engine.alive, "the engine's end")
+        assert engine.states["mha"] == ModelState("failed", "the engine ended: ZeroDivisionError")
 
 
 def test_a_model_that_does_not_load_is_told_and_the_other_serves(fake: FakeTranscriber) -> None:

@@ -1,16 +1,20 @@
 """Full, idle, too long, too fast, too slow, killed: a slot is free again whatever its stream comes to."""
 
+import asyncio
 import json
 import socket
 import threading
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from service.errors import ClientGone
 from service.sessions import Session
+from service.stream_routes import Connection
 from tests.fakes import FakeTranscriber, spoken
 from tests.service.conftest import WAIT_S, Served, serving, wait_until
 from tests.service.live import Live, at_rest, closed, connected, live, s16, stream_settings, streamed
@@ -130,6 +134,30 @@ def test_a_client_faster_than_the_device_is_held_back_and_loses_nothing(
         client.finish()
         assert client.text == " ".join(["word"] * 1000)
         assert sessions[0]._inbox.samples == 0
+
+
+def test_messages_that_wait_leave_others_their_turn() -> None:
+    """A receive that has something does not suspend, so that thousands of messages would pass in one go."""
+    said, turns = ['{"type": "keepalive"}'] * 100, 0
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.receive", "text": said.pop()} if said else {"type": "websocket.disconnect"}
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        beside = asyncio.ensure_future(other())
+        socket, service = SimpleNamespace(receive=receive), SimpleNamespace(settings=stream_settings())
+        with suppress(ClientGone):
+            await Connection(socket, service)._listen(SimpleNamespace(owes=False), None)  # type: ignore[arg-type]
+        beside.cancel()
+
+    asyncio.run(run())
+    assert not said and turns >= 100
 
 
 def test_a_client_that_does_not_read_is_left() -> None:

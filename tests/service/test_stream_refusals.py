@@ -53,6 +53,7 @@ def test_queries_that_name_no_model(
             "sample_rate is 7999: input should be greater",
         ),
         ('{"type": "start", "sample_rate": 48001}', "bad_message", "48000"),
+        ('{"type": "start", "\\ud800": 1}', "bad_message", "?"),
         ('{"type": "start", "sample_rate": "16000"}', "bad_message", "sample_rate is '16000'"),
         ('{"type": "start", "encoding": "opus"}', "bad_message", "'pcm_s16le' or 'pcm_f32le'"),
         ('{"type": "start", "words": 1}', "bad_message", "words is 1"),

@@ -92,9 +92,9 @@ def test_a_warm_up_keeps_no_long_recording_in_memory() -> None:
     class Arm:
         name = "m"
 
-        def run(self, waves: list[np.ndarray]) -> tuple[list[str], float, float]:
+        def run(self, waves: list[np.ndarray]) -> measure.Heard:
             heard.extend(waves)
-            return ["X"] * len(waves), 1.0, 1.0
+            return measure.Heard(["X"] * len(waves), 1.0, 1.0, [1])
 
     record: Any = Namespace(keep=lambda batches: 0, append=rows.extend)
     long, arm = joined_of(100_000, 100_000), Arm()

@@ -56,6 +56,21 @@ def test_each_arm_stands_beside_its_own_whole_recordings(result: dict[str, Any])
     assert {line[3] for line in overview.table(result)[1:]} == {"-"}, "nothing to compare with"
 
 
+def test_a_search_stands_beside_the_same_search(result: dict[str, Any]) -> None:
+    models, results = result["what"]["models"], result["results"]
+    for name, wer in (("mla", 10.0), ("mla@640ms/10s", 12.0)):
+        models[f"{name}+beam"] = models[name] | {"decoding": {"width": 32}}
+        results[f"{name}+beam"] = {**results[name], "total": {**results[name]["total"], "wer": wer}}
+    shown = {line[0]: line[3] for line in overview.table(result)[1:]}
+    assert (shown["mla+beam"], shown["mla@640ms/10s+beam"], shown["mla@640ms/10s"]) == (
+        "-",
+        "+20.0 %",
+        "+0.0 %",
+    )
+    drawn = picture.curves(result)
+    assert drawn["mla", "640 ms"] == [(10.0, 25.0)] and drawn["mla", "640 ms, beam"] == [(10.0, 12.0)]
+
+
 def test_what_a_stream_changed_has_a_column(result: dict[str, Any]) -> None:
     result["results"]["mla@640ms/10s"]["changed_frames"] = {"changed": 3, "frames": 1000}
     heading, *lines = overview.table(result)

@@ -36,6 +36,7 @@ def test_what_a_name_says(text: str, profile: Profile, label: str) -> None:
         ("naive-full", "is none"),
         ("-640x10", "is none"),
         ("330x10", "--profile 330x10: the chunk is 330, no multiple of 20; the nearest is 320"),
+        ("1e999x10", "is none"),
         ("0x10", "the chunk is 0, no multiple of 20; the nearest is 20"),
         ("640x0.03", "--profile 640x0.03: the context is 0.03, no multiple of 0.02; the nearest is 0.04"),
     ],
@@ -44,6 +45,12 @@ def test_what_is_none_is_named(text: str, named: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse(text)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_number_is_refused_as_a_time(value: float) -> None:
+    with pytest.raises(ValueError, match=f"--left_context_s is {value:g}: give a number of s"):
+        whole_frames("--left_context_s", value, 1000, 0)
 
 
 def test_every_time_on_the_grid_is_as_many_frames() -> None:

@@ -67,6 +67,7 @@ def test_a_finished_one_is_told_apart(tmp_path: Path) -> None:
         (changed("how", "manifests", value={}), "manifest m.jsonl: bbbbbbbbbbbb -> none"),
         (changed("what", "models", "mha", "folder_hash", value="d" * 64), "weights of mha: aaaaaaaaaaaa -> dddd"),
         (changed("what", "models", "mla", value={"folder_hash": None}), ""),
+        (changed("what", "models", "mha", "decoding", value={"lm_hash": "e" * 64}), "n-gram of mha: none -> eeee"),
         (changed("what", "threads", value=2), "threads: 1 -> 2"),
         (changed("what", "versions", "torch", value="3"), "version of torch: 2 -> 3"),
     ],
