@@ -38,6 +38,8 @@ case "$mode" in
 esac
 shift
 cd "$(dirname "$0")"
+PYTHON="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
+case " $* " in *" --help "* | *" -h "*) exec "$PYTHON" -m offline.finetune --help ;; esac
 
 option() { # option --a-b WORDS...: what the words say of it, as --a-b x, --a_b x or --a-b=x
   local name="$1" before="" word
@@ -59,7 +61,6 @@ if [ "${train:+1}" != "${dev:+1}" ]; then
     "--train_manifest and --dev_manifest, go together" >&2 && exit 2
 fi
 
-PYTHON="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
 BASE_MODEL="${BASE_MODEL:-mha}"
 case "$BASE_MODEL" in
   facebook/wav2vec2-conformer-rel-pos-large-960h-ft*) converted=conformer_mla_from_hf tuned=conformer_mla_finetuned ;;

@@ -5,6 +5,7 @@ when we wrote it, `report.json`: how it was made. Tensor names are `transformers
 `.bin` files load with `weights_only=True`.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,6 +144,16 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(
         f"{folder}: no weights; looked for {', '.join(WEIGHT_FILES)}, and their .index.json"
     )
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over a folder's weight files. Raises CheckpointError when there are none."""
+    digest = hashlib.sha256()
+    for name in weight_files(folder):
+        with open(name, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _fill(model: ConformerCTC, folder: Path, device: torch.device, dtype: torch.dtype) -> None:

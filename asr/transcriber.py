@@ -1,6 +1,5 @@
 """The door: load a model, hand it waveforms, get words."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -77,14 +76,7 @@ class Transcriber:
     @cached_property
     def folder_hash(self) -> str | None:
         """SHA-256 over the folder's weight files: which model a measurement was made with. None without a folder."""
-        if self.folder is None:
-            return None
-        digest = hashlib.sha256()
-        for name in checkpoint.weight_files(self.folder):
-            with open(name, "rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return None if self.folder is None else checkpoint.folder_hash(self.folder)
 
     def log_probs(
         self,
@@ -271,6 +263,8 @@ def load(
     if dtype is None:
         on_gpu = device.type == "cuda"
         dtype = cuda_dtype(torch.cuda.get_device_capability(device))[0] if on_gpu else "float32"
+    if device.type == "cuda":  # float32 is to mean float32: TF32 keeps three digits
+        torch.backends.cudnn.allow_tf32 = False
     model, vocabulary = checkpoint.load(name, device, DTYPES[dtype] if isinstance(dtype, str) else dtype)
     return Transcriber(str(name), model, vocabulary, checkpoint.resolve(name))
 

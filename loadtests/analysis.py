@@ -24,12 +24,21 @@ UNMEASURED = "unmeasured: on the GPU, where neither the driver (NVML) nor the se
 
 
 def levels(rows: Iterable[Row]) -> list[Row]:
-    """One entry for each kind, model and level: medians and ranges over the repeats, counts and words together."""
+    """One entry for each kind, model and level: medians and ranges over the repeats, counts and words together.
+
+    A repeat whose streams missed the goal is not asked for more of them: `repeats` are those that were, of `asked`.
+    """
     groups: dict[tuple[str, str, float], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["kind"], row["model"], row["level"]), []).append(row)
     shared = {kind: _shared([group for key, group in groups.items() if key[0] == kind]) for kind in FIGURES}
-    return [_level(key, group, shared[key[0]]) for key, group in sorted(groups.items())]
+    asked: dict[tuple[str, str], int] = {}
+    for (kind, model, _), group in groups.items():
+        asked[kind, model] = max(asked.get((kind, model), 0), len(group))
+    return [
+        _level(key, group, shared[key[0]]) | {"asked": asked[key[:2]]}
+        for key, group in sorted(groups.items())
+    ]
 
 
 def _shared(groups: Sequence[Sequence[Row]]) -> set[str]:

@@ -50,6 +50,7 @@ from loadtests.paced_client import (
     authorization,
     speak,
 )
+from loadtests.service_process import git_commit
 
 
 async def measure(clients: int, sound: Sound, options: argparse.Namespace) -> Message:
@@ -108,7 +109,10 @@ def provenance(options: argparse.Namespace) -> Message:
     given = {name: value for name, value in vars(options).items() if name not in left_out}
     how = {**given, "files": [file.name for file in options.files]}
     machine = {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
-    return {"what": {"clients_machine": machine, "models": served(options)}, "how": how}
+    return {
+        "what": {"git_commit": git_commit(), "clients_machine": machine, "models": served(options)},
+        "how": how,
+    }
 
 
 def served(options: argparse.Namespace) -> Any:

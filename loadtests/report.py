@@ -75,7 +75,16 @@ def analyse(store: Store, earlier: Row | None = None) -> dict[str, Any]:
 
 
 def _cards(records: list[Row], names: list[str]) -> dict[str, Row]:
-    """What the service said of each model, in the order of the command line; with the places of the loaded service."""
+    """What the service said of each model, in the order of the command line; with the places of the loaded service.
+
+    Raises StoreError where a name stood for several models in the course of the sweep.
+    """
+    weights: dict[str, set[str]] = {}
+    for card in (card for record in records for card in record["models"]):
+        weights.setdefault(card["id"], set()).add(card.get("sha256", ""))
+    several = [name for name, hashes in weights.items() if len(hashes) > 1]
+    if several:
+        raise StoreError(f"{several[0]} had several weights in the course of the sweep: measure it anew")
     rank = {"memory": 1}  # there the places are few on purpose
     cards: dict[str, Row] = {}
     for record in sorted(records, key=lambda record: -rank.get(record["cell"]["kind"], 0)):

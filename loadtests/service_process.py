@@ -26,6 +26,12 @@ START_S = 600.0  # a large model from a cold disk
 STOP_S = 60.0
 
 
+def git_commit() -> str | None:
+    """The commit of this code, with "+" where files differ from it; None outside of a repository."""
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=40"]
+    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
+
+
 class ServiceError(Exception):
     """The service did not start: its last lines."""
 

@@ -26,7 +26,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -42,7 +41,7 @@ from loadtests.clips import ClipsError
 from loadtests.figures import line, row
 from loadtests.plan import Cell, Session, Sizes
 from loadtests.scrape import scrape
-from loadtests.service_process import ROOT, Service, ServiceError, serving
+from loadtests.service_process import ROOT, Service, ServiceError, git_commit, serving
 from loadtests.store import Store, StoreError
 
 PROFILE = "640/10"
@@ -144,11 +143,9 @@ def duration(seconds: float) -> str:
 
 def provenance(options: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
     """Which code measured, on what and how."""
-    describe = ["git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=40"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=False)
     packages = ("httpx", "numpy", "websockets")
     return {
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": git_commit(),
         "command": shlex.join(["python", "-m", "loadtests.sweep", *argv]),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()},
         "threads": os.environ.get("OMP_NUM_THREADS"),
@@ -256,9 +253,10 @@ def main(argv: list[str] | None = None) -> int:
         if options.dry_run:
             return 0
         sweep.store.begin()
-        what = provenance(options, sys.argv[1:] if argv is None else argv)
-        begun = sweep.store.noted("what") or what
-        sweep.store.note("what", what | {"begun": begun.get("begun", begun["git_commit"])})
+        if left:  # a report that is written once more is of what was measured then
+            what = provenance(options, sys.argv[1:] if argv is None else argv)
+            begun = sweep.store.noted("what") or what
+            sweep.store.note("what", what | {"begun": begun.get("begun", begun["git_commit"])})
         started = time.monotonic()
         sweep.run(lambda text: print(text, flush=True))
         print(f"measured in {duration(time.monotonic() - started)}")

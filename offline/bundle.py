@@ -17,9 +17,12 @@ def run(source: str, name: str) -> None:
             f"{source} has {model.config.attention.kind} attention, it cannot be bundled as {name}"
         )
     report = json.loads((checkpoint.resolve(source) / "report.json").read_text())
-    checkpoint.save(model, vocabulary, checkpoint.BUNDLED / name, report)
-    size = sum(file.stat().st_size for file in checkpoint.weight_files(checkpoint.BUNDLED / name))
-    print(f"{checkpoint.BUNDLED / name}: {size / 1e6:.1f} MB")
+    folder = checkpoint.BUNDLED / name
+    checkpoint.save(model, vocabulary, folder)
+    report["folder_hash"] = checkpoint.folder_hash(folder)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    size = sum(file.stat().st_size for file in checkpoint.weight_files(folder))
+    print(f"{folder}: {size / 1e6:.1f} MB")
 
 
 def parser() -> cli.Parser:

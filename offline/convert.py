@@ -226,6 +226,7 @@ def run(args: Namespace, config: ModelConfig) -> Row:
         **provenance.of_run("offline.convert", args, [], args.model_name),
         "manifests_sha256": {provenance.tidy(source): digest(source, found) for source, found in spoken},
         "source": provenance.tidy(args.model_name),
+        "source_folder_hash": checkpoint.folder_hash(checkpoint.resolve(args.model_name)),
         "method": latent_model.config.attention.method,
         "calibration": heard and _heard(args, heard, utterances),
         "layers": rows,
@@ -233,6 +234,7 @@ def run(args: Namespace, config: ModelConfig) -> Row:
         **_costs(model, latent_model, args.dtype),
     }
     checkpoint.save(latent_model, vocabulary, args.output_dir, dtype=DTYPES[args.dtype])
+    report["folder_hash"] = checkpoint.folder_hash(args.output_dir)
     report["seconds"] = round(time.monotonic() - started, 1)
     report["peak_process_bytes"] = provenance.peak_resident_bytes()
     (args.output_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -85,6 +85,8 @@ def of_run(module: str, args: Namespace, manifests: Iterable[Path], source: str 
 def git_commit() -> str | None:
     """Returns the commit of this code, with "+" where files differ from it; None outside of a repository."""
     try:
+        if Path(_git("rev-parse", "--show-toplevel")) != ROOT.resolve():
+            return None  # installed somewhere in a repository of another project
         commit = _git("rev-parse", "HEAD")
         return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -34,8 +34,8 @@ EXAMPLE = """python -m offline.train --train_manifest data/speech/train.jsonl --
       --output_dir runs/mha --max_steps 6000
   torchrun --nproc_per_node 4 -m offline.train ... --batch_seconds 400                (four GPUs)
   OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m offline.train ... --batch_seconds 24 --workers 0   (two CPU cores)"""
-PLAN_FACTS = """train_manifest max_duration_s batch_seconds join_s seed curriculum_steps gradient_accumulation_steps
-  model_config init_from""".split()
+# What may be different when a run goes on: how long it is, how often it is looked at, and where.
+FREE = "output_dir resume max_steps decay_steps eval_steps save_steps logging_steps workers cpu".split()
 JOIN_COPIES = 3  # so many different companies for each recording
 
 
@@ -228,16 +228,20 @@ def report(args: Namespace, model: ConformerCTC, train_hours: float, processes: 
 
 
 def facts(report: dict[str, Any]) -> dict[str, Any]:
-    """What a run must have in common with the one that it continues: data, order, seed and model."""
-    options = {name: report["options"].get(name) for name in PLAN_FACTS}
+    """What a run must have in common with the one that it continues: data, and every option but those FREE."""
+    options = {name: value for name, value in report["options"].items() if name not in FREE}
     return options | {name: report[name] for name in ("processes", "manifests_sha256")}
 
 
 def run(args: Namespace) -> CTCTrainer:
-    """Trains as args say; returns the trainer, its model holding the averaged weights."""
+    """Trains as args say, unless that is done; returns the trainer, whose model then holds the averaged weights."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(args.output_dir / "runs"))
     trainer = build(args)
     start = resume_point(args.output_dir, args.resume, facts(trainer.report))
+    final = args.output_dir / "final" / "report.json"
+    if start and final.is_file() and json.loads(final.read_text())["steps"] == args.max_steps:
+        print(f"{args.output_dir}: finished already", file=sys.stderr)
+        return trainer
     trainer.train(resume_from_checkpoint=start)
     if trainer.evaluated_at != trainer.state.global_step:
         trainer.evaluate()

@@ -28,6 +28,12 @@ from offline.objective import Objective, ctc_loss
 from offline.shrinkage import EVERY, lower_rank
 from offline.training_data import Collator, RunSampler, SpeechDataset
 
+for hook in ("_clip_grad_norm", "_save", "_save_rng_state", "_load_from_checkpoint"):
+    if not hasattr(Trainer, hook):  # they are its own: without one of them ours would silently not be called
+        raise ImportError(
+            f"this version of transformers has no Trainer.{hook}: pip install 'transformers>=5.3'"
+        )
+
 WEIGHTS, AVERAGE = "model.safetensors", "average.safetensors"
 LOG = "log.jsonl"
 
@@ -98,6 +104,7 @@ class CTCTrainer(Trainer):
         self.metrics: dict[str, float] = {}  # of the last evaluation, and the step that it came after
         self.evaluated_at: int | None = None
         self._logged = (0.0, time.monotonic())
+        self._statistics: dict[str, Tensor] = {}
         self.add_callback(_AfterStep(self))
 
     def get_train_dataloader(self) -> DataLoader:
@@ -225,9 +232,12 @@ class CTCTrainer(Trainer):
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clips; a gradient that is not finite becomes zero, so that one bad batch cannot end a run of hours.
 
-        The optimiser still takes that step, on its momentum and weight decay alone.
+        The optimiser still takes that step, on its momentum and weight decay alone. Batch norm's statistics are again
+        what they were before it.
         """
         norm: Tensor = super()._clip_grad_norm(model)
+        if not torch.isfinite(norm):
+            self.objective.model.load_state_dict(self._statistics, strict=False)
         # In float16 the loss scaler looks for steps to leave out itself.
         if not torch.isfinite(norm) and not self.args.fp16:
             tqdm.write(
@@ -237,6 +247,11 @@ class CTCTrainer(Trainer):
                 if parameter.grad is not None:
                     parameter.grad.zero_()
         return norm
+
+    def keep_statistics(self) -> None:
+        """Keeps batch norm's statistics, for a batch that spoils them."""
+        buffers = self.objective.model.named_buffers()
+        self._statistics = {name: value.detach().clone() for name, value in buffers if "running_" in name}
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Writes weights and average as safetensors (the Trainer's own also pickles its arguments).
@@ -270,6 +285,13 @@ class _AfterStep(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer._logged = self.trainer.hours_heard(state.global_step), time.monotonic()
+        self.trainer.keep_statistics()
+        # A checkpoint has brought its own; how often a run is looked at may change.
+        state.logging_steps, state.eval_steps, state.save_steps = (
+            args.logging_steps,
+            args.eval_steps,
+            args.save_steps,
+        )
 
     def on_optimizer_step(
         self, args: Any, state: Any, control: Any, *, optimizer: Optimizer, **_: Any
@@ -280,3 +302,4 @@ class _AfterStep(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.average.update(self.trainer.objective.model, state.global_step)
+        self.trainer.keep_statistics()

@@ -118,7 +118,9 @@ class Searches:
         for left in reversed(range(TRIES)):
             pool = self._started()
             try:
-                return await asyncio.get_running_loop().run_in_executor(pool, _hear, decoder, piece)
+                heard = await asyncio.get_running_loop().run_in_executor(pool, _hear, decoder, piece)
+                heard.search = decoder.search
+                return heard
             except BrokenProcessPool:
                 log.warning("a search process died; tries left: %d", left)
                 if self._pool is pool:
@@ -142,6 +144,7 @@ class Searches:
 
 def _hear(decoder: BeamDecoder, log_probs: np.ndarray) -> BeamDecoder:
     decoder.push(log_probs)
+    del decoder.search  # the parent has it, and would make it anew
     return decoder
 
 

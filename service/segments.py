@@ -55,6 +55,7 @@ class Segments:
         self.decoder, self._seconds_per_frame, self._rules = decoder, seconds_per_frame, rules
         self._number = 0
         self._shown = ""  # what the client takes for the segment's text
+        self._told = False  # whether it was ever shown one
         self._since_s = 0.0
 
     def push(self, log_probs: np.ndarray) -> list[Partial | Final]:
@@ -82,7 +83,7 @@ class Segments:
 
     def end(self) -> list[Partial | Final]:
         """The last final, where there is text, or has been."""
-        return [self._final(len(self.decoder.words))] if self.decoder.words or self._shown else []
+        return [self._final(len(self.decoder.words))] if self.decoder.words or self._told else []
 
     @property
     def _now_s(self) -> float:
@@ -107,14 +108,14 @@ class Segments:
         words = self.decoder.cut(count)
         start, end = (words[0].start, words[-1].end) if words else (self._now_s, self._now_s)
         final = Final(self._number, " ".join(word.word for word in words), words, start, end)
-        self._number, self._shown, self._since_s = self._number + 1, "", end
+        self._number, self._shown, self._told, self._since_s = self._number + 1, "", False, end
         return final
 
     def _partial(self, decoder: Decoder) -> list[Partial]:
         text = decoder.text
         if text == self._shown:
             return []
-        self._shown = text
+        self._shown, self._told = text, True
         return [Partial(self._number, text, round(decoder.frames * self._seconds_per_frame, 3))]
 
 

@@ -14,7 +14,7 @@ from asr.config import ModelConfig
 from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
 from offline import provenance
-from offline.finetuning.data import Chosen, choose, plan, sources
+from offline.finetuning.data import Chosen, choose, epoch, plan, sources
 from offline.finetuning.distill import Distilled, Weights, check_pair
 from offline.finetuning.tuner import FineTuner
 from offline.objective import Objective, learns, set_dropout
@@ -43,9 +43,9 @@ def build(args: Namespace) -> tuple[FineTuner, list[str]]:
     model, vocabulary = load(args)
     model.config = repaired(model.config, notes)
     train, dev = data(args, model.config, vocabulary, notes)
-    epochs = course(args, train)
-    steps = [step for epoch in epochs for step in epoch]
-    latent_steps = first_stage(args, [len(epoch) for epoch in epochs], model)
+    epochs, steps_per_epoch = course(args, train)
+    steps = [step for one in epochs for step in one]
+    latent_steps = first_stage(args, [len(one) for one in epochs], model)
     training = training_arguments(args, **schedule(args, len(steps), notes))
     objective = make_objective(args, model, vocabulary, training.device)
     tuner = FineTuner(
@@ -70,7 +70,7 @@ def build(args: Namespace) -> tuple[FineTuner, list[str]]:
         best_folder="",
         latent_steps=latent_steps,
         patience=args.early_stopping_patience,
-        steps_per_epoch=len(epochs[0]),
+        steps_per_epoch=steps_per_epoch,
     )
     return tuner, notes
 
@@ -137,17 +137,16 @@ def data(
     return train, dev
 
 
-def course(args: Namespace, train: Chosen) -> list[list[list[list[int]]]]:
-    """Returns the batches of each step of each epoch, of all processes together."""
-    return plan(
-        [utterance.duration_s for utterance in train.utterances],
-        args.num_epochs,
-        args.max_steps,
-        batch_size=args.batch_size,
-        batch_seconds=args.max_batch_seconds,
-        seed=args.seed,
-        together=args.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1")),
-    )
+def course(args: Namespace, train: Chosen) -> tuple[list[list[list[list[int]]]], int]:
+    """Returns the batches of each step of each epoch, of all processes together, and the steps of a whole epoch."""
+    durations_s = [utterance.duration_s for utterance in train.utterances]
+    how: dict[str, Any] = {
+        "batch_size": args.batch_size,
+        "batch_seconds": args.max_batch_seconds,
+        "seed": args.seed,
+        "together": args.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1")),
+    }
+    return plan(durations_s, args.num_epochs, args.max_steps, **how), len(epoch(durations_s, 0, **how))
 
 
 def first_stage(args: Namespace, epochs: list[int], model: ConformerCTC) -> int:

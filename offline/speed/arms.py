@@ -58,7 +58,10 @@ class Arm:
     """One way to run a model, with a stopwatch around the network: from its first convolution to the scores.
 
     Normalisation, padding and the transfer to the device come before, decoding after: those are in `whole_s` alone.
+    `folder_hash` is the SHA-256 of the weights that it was made from; None for random ones.
     """
+
+    folder_hash: str | None = None
 
     def __init__(self, label: Label, network: nn.Module, front_end: nn.Module, config: ModelConfig) -> None:
         self.label = label
@@ -118,6 +121,7 @@ class Arm:
             "implementation": STOCK.get(self.label.arm, "ours"),
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
             "weight_bytes": self.weight_bytes,
+            "folder_hash": self.folder_hash,
             "cached_values_per_frame": cached,
             "cache_bytes_per_second": cached * self.dtype.itemsize * frames_per_s,
         }
@@ -192,6 +196,13 @@ def build(source: asr.Transcriber, names: Sequence[str], paths: Sequence[str]) -
 
     Raises ValueError for a name that is none, and for mla arms of a model with rotary positions.
     """
+    arms = _arms(source, names, paths)
+    for arm in arms:
+        arm.folder_hash = source.folder_hash
+    return arms
+
+
+def _arms(source: asr.Transcriber, names: Sequence[str], paths: Sequence[str]) -> list[Arm]:
     model, vocabulary = source.model, source.vocabulary
     if model.config.attention.kind == "mla":
         return [OurArm(Label(source.name, "mla", path), on_path(model, path), vocabulary) for path in paths]

@@ -84,6 +84,19 @@ def test_batch_equals_alone(kind: str, chunks: dict, tiny_folder) -> None:
         assert np.abs(scores - model.log_probs([clip], **chunks)[0]).max() < TOLERANCE
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["mha", "mla", "mla-separate"])
+def test_on_a_gpu_float32_is_float32(kind: str, tiny_folder) -> None:
+    """Batch = alone = the CPU's, which TF32 would miss by a factor of ten."""
+    model, cpu = (
+        load(tiny_folder(kind), device="cuda", dtype="float32"),
+        load(tiny_folder(kind), device="cpu"),
+    )
+    for clip, scores in zip(CLIPS, model.log_probs(CLIPS), strict=True):
+        assert np.abs(scores - model.log_probs([clip])[0]).max() < TOLERANCE
+        assert np.abs(scores - cpu.log_probs([clip])[0]).max() < TOLERANCE
+
+
 def test_order_and_company_do_not_matter(tiny_folder) -> None:
     model = load(tiny_folder("mla"), device="cpu")
     forward = model.log_probs(CLIPS)

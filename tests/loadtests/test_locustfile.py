@@ -4,8 +4,10 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,41 @@ def test_all_kinds_of_users(fakes: Served, manifest: Path, tmp_path: Path) -> No
     counted = fakes.metric("asr_requests_total", outcome="ok")
     sent = [text for text in texts if not text["name"].startswith("stream ")]
     assert 0 < len(sent) <= counted
+
+
+def test_refusals_are_in_no_percentile(manifest: Path, tmp_path: Path) -> None:
+    """A server that refuses at once must not look fast."""
+    with HTTPServer(("127.0.0.1", 0), Full) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        made = locust(
+            *(
+                "--host",
+                f"http://127.0.0.1:{server.server_address[1]}",
+                "-u",
+                "1",
+                "-t",
+                "2s",
+                "--model",
+                "mla",
+            ),
+            *("--manifest", str(manifest), "--json-file", str(tmp_path / "load"), "ClipUser"),
+        )
+        server.shutdown()
+    (row,) = json.loads((tmp_path / "load.json").read_text())
+    assert row["num_requests"] == row["num_failures"] == row["num_none_requests"] > 0, made.stderr
+    assert row["response_times"] == {}
+
+
+class Full(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(429)
+        self.send_header("Retry-After", "1")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @contextmanager

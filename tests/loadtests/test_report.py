@@ -150,6 +150,22 @@ def test_levels_and_ratios(store: Store) -> None:
     assert result["texts"] == {name: {"clips": 1, "with_several_texts": 0} for name in ("mha", "mla")}
 
 
+def test_a_repeat_that_missed_before_counts_as_a_miss() -> None:
+    """It is not asked for more streams; what the others do at that level is no better for it."""
+    cells = [Cell("streams", "mha", repeat, level) for repeat, level in ((1, 4), (2, 4), (1, 8))]
+    entries = levels([row(record(cell), samples(cell), (1.0, 2.0)) for cell in cells])
+    assert [(e["level"], e["repeats"], e["asked"]) for e in entries] == [(4, 2, 2), (8, 1, 2)]
+
+
+def test_two_models_of_one_name_make_no_report(store: Store) -> None:
+    file = next(store.folder.glob("closed-mla-*.json"))
+    kept = json.loads(file.read_text())
+    kept["models"] = [card | {"sha256": "e" * 64} for card in kept["models"]]
+    file.write_text(json.dumps(kept))
+    with pytest.raises(StoreError, match="mla had several weights"):
+        report.analyse(store)
+
+
 def test_rates_are_shares_of_each_models_own_best(store: Store) -> None:
     """The last of 20 requests is sent at 1.9 s; in the second repeat all take 4% longer."""
     options = Namespace(models=HOW["models"], goal_p95_s=1.0, goal_p99_s=2.0)

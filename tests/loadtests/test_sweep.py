@@ -98,6 +98,8 @@ def test_a_sweep_writes_its_report_and_goes_on_where_it_was(
     assert command(work, manifest) == 0  # the one cell that is missing, and no other
     assert len(started) == 5 and kept == {file: file.stat().st_mtime_ns for file in kept}
     assert (work / "memory-mla-1-3.json").exists()
+    monkeypatch.setattr(sweep, "provenance", lambda *_: pytest.fail("nothing is measured"))
+    assert command(work, manifest) == 0
     with pytest.raises(SystemExit, match="2"):
         command(work, manifest, "--seed", "2")
     assert "was begun with another seed" in capsys.readouterr().err

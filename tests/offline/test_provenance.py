@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -51,3 +52,11 @@ def test_a_folder_without_a_report_has_none(tmp_path: Path) -> None:
 def test_outside_of_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     assert provenance.git_commit() is None
+    who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    assert provenance.git_commit() is not None
+    installed = tmp_path / ".venv"
+    installed.mkdir()
+    monkeypatch.setattr(provenance, "ROOT", installed)
+    assert provenance.git_commit() is None, "another project's"

@@ -23,6 +23,15 @@ CLIP = Path(__file__).parents[1] / "speech" / "test-seen-voices" / "000005-7065f
 SAID = "look at the crazy sheep"
 KEY = "a" * 32
 RATE = 48_000
+TRACKS = """
+window.tracks = [];
+const media = navigator.mediaDevices, open = media.getUserMedia.bind(media);
+media.getUserMedia = async options => {
+  const stream = await open(options);
+  tracks.push(...stream.getTracks());
+  return stream;
+};
+"""  # every microphone that was ever opened
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"
@@ -64,6 +73,7 @@ def page(browser: "sync_api.Browser", served: Served) -> Iterator["sync_api.Page
     opened = browser.new_page()
     failed: list[str] = []
     opened.on("pageerror", lambda error: failed.append(str(error)))
+    opened.add_init_script(TRACKS)
     opened.goto(served.url)
     sync_api.expect(opened.locator("#facts")).to_have_text("401 missing_api_key")
     opened.fill("#key", KEY)
@@ -117,3 +127,66 @@ def test_speech_is_read_along(page: "sync_api.Page") -> None:
     page.click("#live")
     sync_api.expect(page.locator("#live-state")).to_have_text(re.compile(r"[1-9]\d*\.\d s heard\."))
     assert page.locator("#text i").inner_text() == ""  # all of it is final
+    assert page.evaluate("document.activeElement.id") == "live" and open_microphones(page) == 0
+
+
+def test_stop_stops_the_microphone_at_once(page: "sync_api.Page") -> None:
+    """Whatever the server does: here it never gets ready, and then it never says the last words."""
+    answers: list[str] = []
+
+    def silent(socket: "sync_api.WebSocketRoute") -> None:
+        def heard(message: str | bytes) -> None:
+            if isinstance(message, bytes):
+                answers.append("audio")
+            elif '"end"' in message:
+                answers.append("end")
+            elif answers:
+                socket.send('{"type": "ready", "profile": "balanced", "latency_ms": 645}')
+
+        socket.on_message(heard)
+
+    page.route_web_socket(re.compile("/stream"), silent)
+    page.click("#live")
+    sync_api.expect(page.locator("#live")).to_have_text("Stop")
+    page.click("#live")
+    sync_api.expect(page.locator("#live-state")).to_have_text("Stopped.")
+    assert open_microphones(page) == 0
+    answers.append("begin")
+    page.click("#live")
+    sync_api.expect(page.locator("#live-state")).to_contain_text("Listening")
+    page.click("#live")
+    sync_api.expect(page.locator("#live-state")).to_have_text("The last words…")
+    page.wait_for_function("tracks.every(track => track.readyState === 'ended')")
+    page.wait_for_timeout(300)
+    assert answers[-1] == "end" and "audio" in answers
+
+
+def test_a_second_click_opens_no_second_microphone(page: "sync_api.Page") -> None:
+    page.evaluate("document.getElementById('record').click(); document.getElementById('record').click()")
+    sync_api.expect(page.locator("#state")).to_have_text("Recording…")
+    page.click("#record")
+    sync_api.expect(page.locator("#state")).to_have_text("Recorded.")
+    assert page.evaluate("tracks.length") == 1 and open_microphones(page) == 0
+
+
+def test_a_microphone_that_cannot_be_heard_is_closed(page: "sync_api.Page") -> None:
+    page.evaluate(
+        "void (AudioContext.prototype.createMediaStreamSource = () => { throw new Error('another rate') })"
+    )
+    page.click("#live")
+    sync_api.expect(page.locator("#live-state")).to_have_text("No microphone: another rate")
+    assert open_microphones(page) == 0
+
+
+def test_a_proxys_refusal_is_shown_with_its_status(page: "sync_api.Page") -> None:
+    page.route(
+        "**/transcribe", lambda route: route.fulfill(status=413, content_type="text/html", body="<html>")
+    )
+    page.set_input_files("#file", CLIP)
+    page.click("#send")
+    sync_api.expect(page.locator("#facts")).to_have_text("413")
+    sync_api.expect(page.locator("#text")).to_contain_text("The server answered")
+
+
+def open_microphones(page: "sync_api.Page") -> int:
+    return int(page.evaluate("tracks.filter(track => track.readyState === 'live').length"))

@@ -100,6 +100,13 @@ def test_text_that_was_shown_and_is_gone_gets_an_empty_final() -> None:
     stream.preview(frames("AB"))
     (final,) = stream.end()
     assert isinstance(final, Final) and (final.text, final.words) == ("", [])
+    stream = segments()
+    stream.preview(frames("AB"))
+    (gone,) = stream.push(
+        frames("__")
+    )  # a session leaves the last chunk's partial out: its final comes at once
+    (final,) = stream.end()
+    assert isinstance(gone, Partial) and isinstance(final, Final) and gone.text == final.text == ""
 
 
 @settings(deadline=None)

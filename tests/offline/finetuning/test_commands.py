@@ -107,6 +107,9 @@ def test_quick_and_full_reach_the_parser(checkout: Path) -> None:
 
 def test_the_script_says_what_it_wants(checkout: Path) -> None:
     assert "usage: bash run_mla_finetuning.sh quick|full" in shell(checkout, "--help").stdout
+    assert commands(checkout, "quick", "--help") == [["-m", "offline.finetune", "--help"]], (
+        "and no conversion"
+    )
     wrong, empty = shell(checkout, "fast"), shell(checkout, "quick")
     assert wrong.returncode == 2 and "'fast'; choices: quick, full" in wrong.stderr
     assert (
