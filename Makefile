@@ -91,7 +91,7 @@ speech: TOOLS := espeak-ng flite fortunes wordnet-base
 speech: $(VENV)/.installed-synthesis tools ## make 8 hours of speech in data/speech, to convert and fine-tune with (3 minutes; VOICES= HOURS=)
 	$(RUN) -m offline.synthesize --output_dir data/speech --hours $(HOURS) --seed 1 $(VOICES) --everyday_share 0.65 \
 	  --dev_clips 150 --test_seen_clips 800 --test_unseen_clips 400 $(ARGS)
-synthesize: tools speech silero ## make all that the bundled models learnt from but Kokoro's, 117 hours, in data/ (an hour); resumes
+synthesize: tools speech silero ## make all that the bundled models learnt from but Kokoro's, 135 hours, in data/ (an hour and a half); resumes
 	$(RUN) -m offline.synthesize --output_dir data/everyday --hours 2 --seed 2 $(VOICES) --everyday_share 1.0 \
 	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/more --hours 10 --seed 5 $(VOICES) --everyday_share 0.8 \
@@ -111,6 +111,9 @@ synthesize: tools speech silero ## make all that the bundled models learnt from 
 	$(RUN) -m offline.synthesize --output_dir data/silero-en --hours 16 --seed 101 --engines silero --shares silero=1 \
 	  --everyday_share 0.2 --dictionary_share 0.15 --telephone_share 0.2 --words_share 0.2 \
 	  --dev_clips 100 --test_seen_clips 150 --test_unseen_clips 150 $(ARGS)
+	$(RUN) -m offline.synthesize --output_dir data/silero-en-2 --hours 18 --seed 102 --engines silero --shares silero=1 \
+	  --everyday_share 0.2 --dictionary_share 0.15 --telephone_share 0.2 --words_share 0.2 \
+	  --dev_clips 1 --test_seen_clips 1 --test_unseen_clips 1 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/festival --hours 0.01 --seed 61 --engines festival --shares festival=1 \
 	  --dev_clips 1 --test_seen_clips 300 --test_unseen_clips 300 $(ARGS)
 	$(RUN) -m offline.synthesize --output_dir data/piper --hours 0.01 --seed 62 --engines piper --shares piper=1 \
@@ -128,11 +131,12 @@ PICO     := data/pico/train.jsonl
 ENGLISH  := data/kokoro-en/train.jsonl
 WORDS    := data/light-words/train.jsonl
 CLEAR    := data/kokoro-clear/train.jsonl
-SILEROS  := data/silero-en/train.jsonl
+SILERO_1 := data/silero-en/train.jsonl
+SILERO_2 := data/silero-en-2/train.jsonl
 HEARD    := $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE)
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (15 hours on 2 cores)
+bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (17 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
@@ -152,7 +156,7 @@ bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, 
 	  --max_steps 2050 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 2050 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.45 \
 	  --average_decay 0.995 --augment_strength 0.4 --augment_ramp_steps 0 --seed 5
-	test -e runs/mha-6/final || $(SPEAK_KOKORO) --hours 1.0668
+	$(SPEAK_KOKORO) --hours 1.0668
 	$(LEARN) --train_manifest $(call list,$(HEARD) $(foreach time,1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16,$(KOKORO))) \
 	  --init_from runs/mha-5/final --output_dir runs/mha-6 --max_steps 1900 --batch_seconds 36 --join_s 6 --optimizer muon \
 	  --learning_rate 8e-4 --warmup_steps 50 --decay_steps 1900 --decay linear --curriculum_steps 0 --chunk_start_step 0 \
@@ -177,15 +181,21 @@ bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, 
 	test -e runs/mha-10/final || $(RUN) -m offline.bundle --source runs/mha-9/final --name mha
 	$(SPEAK_CLEAR) --hours 1.141
 	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3,$(ENGLISH)) \
-	  $(foreach time,1 2 3 4 5,$(CLEAR)) $(foreach time,1 2 3,$(SILEROS))) --init_from mha \
+	  $(foreach time,1 2 3 4 5,$(CLEAR)) $(foreach time,1 2 3,$(SILERO_1))) --init_from mha \
 	  --output_dir runs/mha-10 --max_steps 5300 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 5300 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 --dropout 0 \
 	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 10
-	$(RUN) -m offline.bundle --source runs/mha-10/final --name mha
+	test -e runs/mha-11/final || $(RUN) -m offline.bundle --source runs/mha-10/final --name mha
+	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3,$(ENGLISH)) \
+	  $(foreach time,1 2 3 4 5,$(CLEAR)) $(foreach time,1 2,$(SILERO_1)) $(foreach time,1 2 3,$(SILERO_2))) --init_from mha \
+	  --output_dir runs/mha-11 --max_steps 5700 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
+	  --decay_steps 5700 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.75 --average_decay 0.995 --dropout 0 \
+	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 11
+	$(RUN) -m offline.bundle --source runs/mha-11/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
 	test -e data/people/report.json || $(RUN) -m offline.people --output_dir data/people  # the n-gram leaves its sentences out
-	$(RUN) -m offline.ngram --manifest $(SPEECH),$(LIGHT),$(WORDS),$(PICO),$(ENGLISH),$(CLEAR),$(SILEROS) --output_file asr/bundled/words.arpa.gz
+	$(RUN) -m offline.ngram --manifest $(SPEECH),$(LIGHT),$(WORDS),$(PICO),$(ENGLISH),$(CLEAR),$(SILERO_1),$(SILERO_2) --output_file asr/bundled/words.arpa.gz
 	for split in test-seen-voices test-unseen-voice; do \
 	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \
 	    --overwrite || exit 1; done
@@ -226,8 +236,8 @@ $(SPEECH):
 	$(MAKE) speech
 $(filter-out $(SPEECH),$(subst $(comma), ,$(HEARD))):
 	$(MAKE) synthesize
-runs/arms/%/report.json: | $(SPEECH)
-	$(CONVERT) $(OF_$*) --output_dir runs/arms/$*
+runs/arms/%/report.json: asr/bundled/mha/model.safetensors | $(SPEECH)
+	$(CONVERT) $(OF_$*) --overwrite --output_dir runs/arms/$*
 
 # The 87.5 % arm taught by mha for five minutes, and mha by itself as long: same speech, steps, seeds.
 HEAL := $(RUN) -m offline.finetune --base_model mha --train_manifest $(HEARD) --dev_manifest data/speech/dev.jsonl --trainable all \
@@ -244,7 +254,10 @@ $(TEST): $(VENV)/.installed-synthesis | tools
 	$(RUN) -m offline.synthesize --output_dir data/compare --hours 0.01 --seed 9 $(VOICES) --everyday_share 0.65 \
 	  --dev_clips 1500 --test_seen_clips 6000 --test_unseen_clips 1
 MEASURE := $(RUN) -m offline.evaluate --dataset $(TEST)
+# Transcripts of what was compared are not in the repository, and a result without them cannot be gone on from.
+WHOLE = for name in $(1); do test -e results/$$name.jsonl || rm -f results/$$name.json; done
 compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) ## convert mha in every way, measure all on 6,000 clips: reports/compare (an hour)
+	$(call WHOLE,compare compare-bfloat16 compare-alone)
 	$(MEASURE) --model mha,$(call list,$(ARMS:%=runs/arms/%)) --output_file results/compare.json
 	$(MEASURE) --model mha --dtype bfloat16 --latency_clips 0 --output_file results/compare-bfloat16.json
 	$(MEASURE) --model mha --batch_size 1 --latency_clips 0 --output_file results/compare-alone.json
@@ -258,6 +271,7 @@ compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) ## convert mha in every way, 
 	  --models $(call list,$(foreach arm,$(ARMS),$(arm)=runs/arms/$(arm))) --output_dir reports/compare
 
 healed: $(TEST) $(HEALED:%=runs/healed/%/final/model.safetensors) ## heal the 87.5 % arm, and train mha as long, three seeds: reports/healed
+	$(call WHOLE,$(SEEDS:%=compare-healed-%))
 	for seed in $(SEEDS); do $(MEASURE) --model runs/healed/mla-$$seed,runs/healed/mha-$$seed \
 	  --latency_clips 0 --output_file results/compare-healed-$$seed.json || exit 1; done
 	$(RUN) -m offline.compare $(SEEDS:%=results/compare-healed-%.json) --margin 0.2 \
@@ -275,6 +289,7 @@ ABLATED  := attention-whole $(LEFT_OUT:%=attention-without-%) attention-without-
   posterior-whole $(foreach left,centring sequential output_refit greedy,posterior-without-$(left))
 ON_DEV   := --model mha,$(call list,$(ABLATED:%=runs/arms/%)) --dataset data/compare/dev.jsonl
 ablation: $(TEST) $(ABLATED:%=runs/arms/%/report.json) ## what each part of a calibrated conversion is worth: results/ablation*.json
+	$(call WHOLE,ablation)
 	$(RUN) -m offline.agreement $(ON_DEV) --max_samples 300 --output_file results/ablation-agreement.json
 	$(RUN) -m offline.evaluate $(ON_DEV) --latency_clips 0 --output_file results/ablation.json
 

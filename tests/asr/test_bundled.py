@@ -50,7 +50,22 @@ def test_size_and_report(name: str) -> None:
     assert sum(file.stat().st_size for file in (BUNDLED / name).iterdir()) < MOST_BYTES
     assert model(name).parameters < MOST_PARAMETERS
     assert model(name).config.attention.kind == name
-    assert json.loads((BUNDLED / name / "report.json").read_text())
+
+
+def test_the_reports_are_of_these_weights_and_mla_of_that_mha() -> None:
+    mha, mla = (json.loads((BUNDLED / name / "report.json").read_text()) for name in ("mha", "mla"))
+    assert mha["folder_hash"] == mla["source_folder_hash"] == model("mha").folder_hash
+    assert mla["folder_hash"] == model("mla").folder_hash
+
+
+MEASURED = "people test-piper test-festival test-seen-voices test-unseen-voice conditions".split()
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_first_table_is_of_these_weights(name: str) -> None:
+    results = json.loads((Path(__file__).parents[2] / "results" / f"{name}.json").read_text())
+    for arm in results["what"]["models"].values():
+        assert arm["folder_hash"] == model(arm["model"]).folder_hash
 
 
 def test_mla_caches_a_quarter() -> None:
