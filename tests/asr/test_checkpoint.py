@@ -123,6 +123,8 @@ def test_what_was_fetched_is_served_while_the_hub_is_away(
     (repo / "refs" / "main").write_text("a" * 40)
     snapshot = Path(shutil.copytree(folder, repo / "snapshots" / ("a" * 40)))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the client tries for half a minute
     monkeypatch.setattr(
         huggingface_hub, "HfApi", partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")
     )

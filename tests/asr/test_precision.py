@@ -35,6 +35,7 @@ def test_load_takes_what_the_gpu_does_well(
 
     real = checkpoint.load
     monkeypatch.setattr(checkpoint, "load", load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     asr.load(tiny_folder("mha"), device="cuda:1")
     assert wanted == [(torch.device("cuda:1"), getattr(torch, dtype))]
