@@ -92,7 +92,7 @@ def test_stock_transformers_hears_the_same() -> None:
         inputs = processor(clip.wave(), sampling_rate=16_000, return_tensors="pt")
         with torch.inference_mode():
             logits = stock(inputs.input_values).logits
-        # A trained model amplifies what float32 rounds: against float64 ours alone is off by 2.4e-4 (results/bundled-exact.json).
+        # A trained model amplifies rounding: against float64 ours is off by 2.4e-4 (results/bundled-exact.json).
         expected = logits.log_softmax(-1)[0].numpy()
         assert np.abs(expected - model("mha").log_probs([clip.wave()])[0]).max() < 5e-4
         text = processor.batch_decode(logits.argmax(-1))[0]
