@@ -264,21 +264,21 @@ def _from_hub(name: str) -> Path:
                 wanted = _wanted(HfApi().list_repo_files(repo, revision=revision or None))
             except Exception as error:
                 refused = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
-                if not refused and (
-                    fetched := _fetched(repo, revision)
-                ):  # an outage: what was fetched before will do
-                    return fetched
-                raise
+                fetched = None if refused else cached(name)  # an outage: what was fetched before will do
+                if fetched is None:
+                    raise
+                return fetched
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # offline, unknown, gated: the hub's own words say which
         raise CheckpointError(f"{name!r} is no local folder, and the hub did not give it: {error}") from error
 
 
-def _fetched(repo: str, revision: str) -> Path | None:
-    """The folder in the hub's cache, if it has weights."""
+def cached(name: str) -> Path | None:
+    """The folder of a hub id `owner/name[@revision]` in the hub's cache, if it has weights; asks nobody."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    repo, _, revision = name.partition("@")
     try:
         folder = Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
         weight_files(folder)

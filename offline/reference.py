@@ -58,26 +58,13 @@ def source_of(args: Namespace) -> str:
 def missing(args: Namespace) -> list[str]:
     """What would have to be fetched, with sizes. Asks the hub for the model's, if it is not in its cache."""
     found = []
-    if not Path(args.model_name).expanduser().is_dir() and not _cached(source_of(args)):
+    if not Path(args.model_name).expanduser().is_dir() and not checkpoint.cached(source_of(args)):
         found.append(f"{args.model_name}: {_size(args)} to the Hugging Face cache")
     if args.dataset in corpora.SPLITS and corpora.find_split(args.dataset, args.data_dir) is None:
         found.append(f"LibriSpeech {args.dataset}: {corpora.SPLITS[args.dataset]:,} MB")
     elif args.dataset.startswith("hf:") and not Path(args.dataset.split(":")[1]).expanduser().is_dir():
         found.append(f"{args.dataset}: what the hub says when asked, unless it is in the cache of `datasets`")
     return found
-
-
-def _cached(name: str) -> bool:
-    """Whether the hub's cache holds all of a model; asks nobody."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    repo, _, revision = name.partition("@")
-    try:
-        folder = Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
-        return bool(checkpoint.weight_files(folder))
-    except (LocalEntryNotFoundError, checkpoint.CheckpointError):
-        return False
 
 
 def _size(args: Namespace) -> str:

@@ -234,7 +234,7 @@ def facts(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(args: Namespace) -> CTCTrainer:
-    """Trains as args say, unless that is done; returns the trainer, whose model then holds the averaged weights."""
+    """Trains as args say, unless that is done; returns the trainer, its model with the averaged weights if it ran."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(args.output_dir / "runs"))
     trainer = build(args)
     start = resume_point(args.output_dir, args.resume, facts(trainer.report))

@@ -236,10 +236,11 @@ class CTCTrainer(Trainer):
         what they were before it.
         """
         norm: Tensor = super()._clip_grad_norm(model)
-        if not torch.isfinite(norm):
-            self.objective.model.load_state_dict(self._statistics, strict=False)
+        if torch.isfinite(norm):
+            return norm
+        self.objective.model.load_state_dict(self._statistics, strict=False)
         # In float16 the loss scaler looks for steps to leave out itself.
-        if not torch.isfinite(norm) and not self.args.fp16:
+        if not self.args.fp16:
             tqdm.write(
                 f"step {self.state.global_step + 1}: gradient norm is {float(norm)}, gradients set to 0"
             )

@@ -137,9 +137,8 @@ def error(failure: ApiError) -> dict[str, Any]:
 
 def _refusal(kind: str, error: ValidationError) -> BadRequest:
     first = error.errors(include_url=False, include_context=False)[0]
-    name = (
-        str(first["loc"][0])[:100] if first["loc"] else "?"
-    )  # of a name that is no Unicode pydantic tells nothing
+    # Of a name that is no Unicode pydantic tells nothing.
+    name = str(first["loc"][0])[:100] if first["loc"] else "?"
     if first["type"] == "extra_forbidden":
         choices = ", ".join(CLIENT_MESSAGES[kind].model_fields)
         return _bad(f"no field {name!r} in '{kind}'; choices: {choices}", name)

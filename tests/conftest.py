@@ -1,5 +1,6 @@
 """A tiny seeded model of every kind, as a checkpoint folder: what most tests run on."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
         elif name.endswith("running_var"):
             buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+
+
+def in_the_hubs_cache(folder: Path, cache: Path, revision: str = "main") -> Path:
+    """A copy of the folder as the hub's client lays out someone/some-model: its snapshot."""
+    repo = cache / "models--someone--some-model"
+    ref = repo / "refs" / revision
+    ref.parent.mkdir(parents=True)
+    ref.write_text("a" * 40)
+    return Path(shutil.copytree(folder, repo / "snapshots" / ("a" * 40)))
 
 
 def tiny_model(

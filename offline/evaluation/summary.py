@@ -55,7 +55,9 @@ def _memory(arm: Arm, rows: Sequence[Row]) -> dict[str, int]:
     if found and arm.model.device.type == "cuda":
         allocated, reserved = map(max, zip(*found, strict=True))
         return {"peak_allocated_bytes": allocated, "peak_reserved_bytes": reserved}
-    return {"peak_process_bytes": max(provenance.peak_resident_bytes(), *(resident for (resident,) in found))}
+    return {
+        "peak_process_bytes": max([provenance.peak_resident_bytes(), *(resident for (resident,) in found)])
+    }
 
 
 def table(result: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from transformers import Wav2Vec2ConformerForCTC, Wav2Vec2Processor
 from asr import checkpoint, load
 from asr.checkpoint import CheckpointError
 from tests.asr.test_equality import stock
-from tests.conftest import noise, tiny_model
+from tests.conftest import in_the_hubs_cache, noise, tiny_model
 
 CLIP = noise(9_000)
 
@@ -100,10 +100,7 @@ def test_a_hub_id_is_found_in_the_hub_cache(
     """The real hub client, offline, on a cache laid out as it lays it out."""
     from huggingface_hub import constants
 
-    repo = tmp_path / "models--someone--some-model"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("a" * 40)
-    shutil.copytree(folder, repo / "snapshots" / ("a" * 40))
+    in_the_hubs_cache(folder, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert np.array_equal(scores(Path("someone/some-model")), scores(folder))
@@ -118,10 +115,7 @@ def test_what_was_fetched_is_served_while_the_hub_is_away(
     import huggingface_hub
     from huggingface_hub import constants
 
-    repo = tmp_path / "models--someone--some-model"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("a" * 40)
-    snapshot = Path(shutil.copytree(folder, repo / "snapshots" / ("a" * 40)))
+    snapshot = in_the_hubs_cache(folder, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("time.sleep", lambda _: None)  # the client tries for half a minute

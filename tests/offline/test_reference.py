@@ -1,7 +1,6 @@
 """The reference workflow on a small model in the hub's cache layout, offline: every step, resumed, and refused."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import soundfile
 
 import asr
 from offline.reference import main, missing, parser, serving
-from tests.conftest import noise
+from tests.conftest import in_the_hubs_cache, noise
 
 NAME, REVISION = "someone/some-model", "refs/pr/3"
 
@@ -20,10 +19,7 @@ def hub(tmp_path: Path, tiny_folder: Callable[..., Path], monkeypatch: pytest.Mo
     """A hub cache that holds the tiny model under a revision, and no network."""
     from huggingface_hub import constants
 
-    repo = tmp_path / "hub" / "models--someone--some-model"
-    (repo / "refs" / "refs" / "pr").mkdir(parents=True)
-    (repo / "refs" / "refs" / "pr" / "3").write_text("a" * 40)
-    shutil.copytree(tiny_folder("mha"), repo / "snapshots" / ("a" * 40))
+    in_the_hubs_cache(tiny_folder("mha"), tmp_path / "hub", REVISION)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path
