@@ -23,6 +23,7 @@ from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
 from offline import cli, provenance
 from offline.data import ManifestError, Utterance, read_manifests
+from offline.deepen import deepen
 from offline.gabor import gabor_init
 from offline.objective import Objective, set_dropout
 from offline.resume import resume_point
@@ -83,6 +84,11 @@ def add_new_model_options(options: cli.Parser) -> None:
     config = Path(__file__).parent / "recipes" / "bundled.json"
     add("--model_config", type=Path, default=config, help="dimensions of a new model (config.json fields)")
     add("--init_from", help="start from this folder, bundled name or hub id instead; mha or mla")
+    add(
+        "--num_layers",
+        type=cli.count,
+        help="with --init_from: deepen to so many; new ones change nothing at first",
+    )
     add("--seed", type=cli.natural, default=1, help="of weights, order, augmentation, masks, dropout")
     bands = "start the first convolution as a bank of band-passes"
     options.flag("--gabor_init", default=True, help=bands, group=group)
@@ -126,7 +132,10 @@ def _add_schedule_options(options: cli.Parser) -> None:
 def new_model(args: Namespace) -> tuple[ConformerCTC, Vocabulary]:
     """Returns the model to train, float32 on CPU, and its vocabulary. Raises CheckpointError or ValueError."""
     if args.init_from:
-        return checkpoint.load(args.init_from)
+        model, vocabulary = checkpoint.load(args.init_from)
+        return (deepen(model, args.num_layers) if args.num_layers else model), vocabulary
+    if args.num_layers:
+        raise ValueError("--num_layers deepens --init_from; a new model has those of --model_config")
     try:
         config = ModelConfig.from_dict(json.loads(args.model_config.read_text()))
     except (OSError, ValueError, TypeError) as error:

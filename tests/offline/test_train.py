@@ -248,6 +248,19 @@ def test_only_attention_learns_when_asked(tones: Path) -> None:
     assert "model_config" not in report["options"] and "model_config" in report["source_report"]["options"]
 
 
+def test_a_trained_model_is_deepened_and_goes_on(tones: Path) -> None:
+    train(tones, "shallow", 3)
+    shallow, _ = checkpoint.load(tones / "shallow/final")
+    layers = shallow.config.num_hidden_layers
+    options: dict[str, object] = {"init_from": tones / "shallow/final", "num_layers": 2 * layers}
+    train(tones, "deep", 3, **options)
+    trainer = train(tones, "deep", 6, **options)  # resumed
+    assert trainer.state.global_step == 6
+    deep, _ = checkpoint.load(tones / "deep/final")
+    assert deep.config.num_hidden_layers == 2 * layers
+    assert deep.encoder.layers[1].ffn1.output_dense.weight.any()
+
+
 def test_dropout_is_that_asked_for_and_stays_out_of_what_is_saved(tones: Path) -> None:
     trainer = train(tones, "dropping", 1, dropout=0.3)
     shares = {module.p for module in trainer.objective.modules() if isinstance(module, torch.nn.Dropout)}
@@ -363,6 +376,8 @@ def test_unusable_inputs_end_with_a_reason(tones: Path, capsys: pytest.CaptureFi
     assert "vocab_size 30, not 32" in capsys.readouterr().err
     assert main(command(tones, "bad", 3, init_from=tones / "nowhere")) == 2
     assert "nowhere" in capsys.readouterr().err
+    assert main(command(tones, "bad", 3, num_layers=4)) == 2
+    assert "--num_layers deepens --init_from" in capsys.readouterr().err
     assert main(command(tones, "bad", 3, max_duration_s=0.01)) == 2
     assert "no usable recording" in capsys.readouterr().err
     (tones / "0.flac").write_bytes(b"fLaC, or not")
