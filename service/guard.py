@@ -20,7 +20,7 @@ from service import logs
 from service.errors import ApiError, Forbidden
 from service.keys import Keys
 from service.metrics import Metrics
-from service.middleware import error_response
+from service.middleware import KEY_CHECK, error_response
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class Guard:
             try:
                 name = self._keys.check(given_key(scope))
                 logs.note(key=name)
-                admitted.enter_context(self._keys.admit(name))
+                if scope["path"] != KEY_CHECK:  # the upload itself comes after it, and counts
+                    admitted.enter_context(self._keys.admit(name))
             except ApiError as error:
                 self._metrics.key_refusals.labels(error.code).inc()
                 await _refuse(error, scope, receive, send)

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 access = logging.getLogger("service.access")
 
 STARTS = ("http.response.start", "websocket.http.response.start")
-PROBES = ("/health", "/health/live", "/health/ready", "/metrics")  # asked every few seconds
+KEY_CHECK = "/key"  # what a proxy asks before it takes an upload in
+PROBES = ("/health", "/health/live", "/health/ready", "/metrics", KEY_CHECK)  # asked every few seconds
 EXPOSED = ("X-Request-ID", "X-Ignored-Options", "Server-Timing", "Retry-After")
 DRAIN_BYTES, DRAIN_S = 2**20, 1.0  # of an upload that is refused
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -90,7 +91,7 @@ def _log_end(scope: Scope, noted: logs.Fields) -> None:
     route = getattr(scope.get("route"), "path", "unknown")
     fields = {"method": scope["method"], "route": route, **noted}
     level = logging.WARNING if noted.get("status", 0) >= 500 else logging.INFO
-    if route in PROBES and level == logging.INFO:
+    if route in PROBES and noted.get("status", 0) < 400:
         level = logging.DEBUG
     access.log(level, "%s %s %s", scope["method"], route, noted.get("status", "-"), extra=fields)
 

@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from service import answers
 from service.metrics import CONTENT_TYPE
+from service.middleware import KEY_CHECK
 from service.schemas import (
     ErrorAnswer,
     Health,
@@ -111,6 +112,12 @@ async def ready(request: Request) -> Response:
     service = service_of(request)
     health = _health(service)
     return JSONResponse(health.model_dump(exclude_none=True), 200 if health.status == "ok" else 503)
+
+
+@router.get(KEY_CHECK, include_in_schema=False)
+async def key() -> Response:
+    """204 where the key is known, or none is needed: for a proxy that asks before it takes an upload in."""
+    return Response(status_code=204)
 
 
 @router.get("/metrics", include_in_schema=False)

@@ -171,7 +171,7 @@ def test_nginx_has_the_services_limits() -> None:
 
 def test_nginx_names_routes_that_are_there() -> None:
     ours = set(re.findall(r"location = (/\S+)", NGINX)) - {"/nginx-health"}
-    assert ours == {"/stream", "/metrics"}
+    assert ours == {"/key", "/stream", "/metrics"}
     assert ours <= routes()
 
 

@@ -1,9 +1,13 @@
 """nginx with the committed configuration, in front of a real service."""
 
+import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -16,6 +20,7 @@ from tests.service.conftest import Served, serving, sound
 from tests.service.live import closed, denied, live, stream_settings, streamed
 
 LIMIT_BYTES = 200_000
+ALICE = "a" * 32
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +97,57 @@ def test_without_any_instance_clients_are_told_to_come_again() -> None:
         answer = post(url, b"")
     assert (answer.status_code, answer.json()["error"]["type"]) == (503, "service_unavailable")
     assert answer.headers["retry-after"] == "5"
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[tuple[Served, str]]:
+    """nginx before an instance that asks for keys."""
+    needs("nginx")
+    keys = stream_settings(api_keys=f"alice:{ALICE}", max_requests_per_key=1)
+    with (
+        serving(keys, {"mha": FakeTranscriber()}) as served,
+        tempfile.TemporaryDirectory() as folder,
+        stack.nginx(Path(folder), ports(served)) as url,
+    ):
+        yield served, url
+
+
+@pytest.mark.parametrize("path", ["/transcribe?model=mha", "/v1/audio/transcriptions", "/nowhere"])
+@pytest.mark.parametrize("given", [None, "Basic x", ALICE, "Bearer", f"Bearer {ALICE}b"])
+def test_an_upload_without_a_key_is_refused_before_it_is_sent(
+    locked: tuple[Served, str], path: str, given: str | None
+) -> None:
+    served, url = locked
+    heads = {"authorization": given} if given else {}
+    expected = httpx.post(f"{served.url}{path}", headers=heads)
+    status, headers, body = asked(f"{url}{path}", heads)
+    assert (status, json.loads(body)) == (401, expected.json())
+    assert headers["www-authenticate"] == expected.headers["www-authenticate"]
+
+
+def test_an_upload_with_a_key_passes(locked: tuple[Served, str]) -> None:
+    """As often as it is sent: the question for the key takes no place of the one that this key has."""
+    heads = {"authorization": f"Bearer {ALICE}", "content-type": "audio/wav"}
+    for _ in range(5):
+        answer = httpx.post(f"{locked[1]}/transcribe?model=mha", content=sound(4000), headers=heads)
+        assert answer.json()["text"] == "samples 4000"
+
+
+def test_the_question_for_a_key_is_nobody_elses(locked: tuple[Served, str]) -> None:
+    assert httpx.get(f"{locked[1]}/key", headers={"authorization": f"Bearer {ALICE}"}).status_code == 404
+
+
+def asked(url: str, headers: dict[str, str]) -> tuple[int, HTTPMessage, bytes]:
+    """What is answered to the head of an upload whose body does not come."""
+    address = urlsplit(url)
+    connection = HTTPConnection(address.netloc, timeout=20)
+    connection.putrequest("POST", url.partition(address.netloc)[2])
+    for name, value in (headers | {"content-type": "audio/wav", "content-length": "100000"}).items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    answer = connection.getresponse()
+    with closing(connection):
+        return answer.status, answer.headers, answer.read()
 
 
 @dataclass
