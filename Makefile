@@ -136,7 +136,7 @@ SILERO_2 := data/silero-en-2/train.jsonl
 HEARD    := $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE)
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (17 hours on 2 cores)
+bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (18 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
@@ -191,17 +191,23 @@ bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, 
 	  --output_dir runs/mha-11 --max_steps 5700 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 5700 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.75 --average_decay 0.995 --dropout 0 \
 	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 11
-	$(RUN) -m offline.bundle --source runs/mha-11/final --name mha
+	test -e runs/mha-12/final || $(RUN) -m offline.bundle --source runs/mha-11/final --name mha
+	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3 4,$(ENGLISH)) \
+	  $(foreach time,1 2 3 4 5 6,$(CLEAR)) $(foreach time,1 2,$(SILERO_1) $(SILERO_2))) --init_from mha --num_layers 12 \
+	  --output_dir runs/mha-12 --max_steps 4800 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
+	  --decay_steps 4800 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.75 --average_decay 0.995 --dropout 0 \
+	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 12
+	$(RUN) -m offline.bundle --source runs/mha-12/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
 	test -e data/people/report.json || $(RUN) -m offline.people --output_dir data/people  # the n-gram leaves its sentences out
 	$(RUN) -m offline.ngram --manifest $(SPEECH),$(LIGHT),$(WORDS),$(PICO),$(ENGLISH),$(CLEAR),$(SILERO_1),$(SILERO_2) --output_file asr/bundled/words.arpa.gz
 	for split in test-seen-voices test-unseen-voice; do \
-	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --output_file results/$$split.json \
-	    --overwrite || exit 1; done
+	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/speech/$$split.jsonl --decoding greedy,beam+lm --overwrite \
+	    --output_file results/$$split.json || exit 1; done
 	for engine in festival piper; do cat data/$$engine/test-*.jsonl > data/$$engine/test.jsonl; \
-	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/$$engine/test.jsonl --latency_clips 0 --overwrite \
-	    --output_file results/test-$$engine.json || exit 1; done
+	  $(RUN) -m offline.evaluate --model mha,mla --manifest data/$$engine/test.jsonl --decoding greedy,beam+lm --latency_clips 0 \
+	    --overwrite --output_file results/test-$$engine.json || exit 1; done
 	for engine in pico kokoro-en silero-en; do $(RUN) -m offline.evaluate --model mha,mla --latency_clips 0 --overwrite \
 	  --manifest data/$$engine/test-seen-voices.jsonl,data/$$engine/test-unseen-voice.jsonl \
 	  --output_file results/test-$$engine.json || exit 1; done

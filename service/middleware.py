@@ -91,7 +91,7 @@ def _log_end(scope: Scope, noted: logs.Fields) -> None:
     route = getattr(scope.get("route"), "path", "unknown")
     fields = {"method": scope["method"], "route": route, **noted}
     level = logging.WARNING if noted.get("status", 0) >= 500 else logging.INFO
-    if route in PROBES and noted.get("status", 0) < 400:
+    if route in PROBES and level == logging.INFO:
         level = logging.DEBUG
     access.log(level, "%s %s %s", scope["method"], route, noted.get("status", "-"), extra=fields)
 

@@ -21,6 +21,7 @@ from tests.service.live import closed, denied, live, stream_settings, streamed
 
 LIMIT_BYTES = 200_000
 ALICE = "a" * 32
+PAGE = "https://page.example"
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,9 @@ def test_without_any_instance_clients_are_told_to_come_again() -> None:
 def locked() -> Iterator[tuple[Served, str]]:
     """nginx before an instance that asks for keys."""
     needs("nginx")
-    keys = stream_settings(api_keys=f"alice:{ALICE}", max_requests_per_key=1)
+    keys = stream_settings(
+        api_keys=f"alice:{ALICE}", max_requests_per_key=1, cors_origins=[PAGE], open_metrics=True
+    )
     with (
         serving(keys, {"mha": FakeTranscriber()}) as served,
         tempfile.TemporaryDirectory() as folder,
@@ -118,11 +121,15 @@ def test_an_upload_without_a_key_is_refused_before_it_is_sent(
     locked: tuple[Served, str], path: str, given: str | None
 ) -> None:
     served, url = locked
-    heads = {"authorization": given} if given else {}
+    heads = {"origin": PAGE} | ({"authorization": given} if given else {})
     expected = httpx.post(f"{served.url}{path}", headers=heads)
+    counted = {"reason": expected.json()["error"]["code"]}
+    before = served.metric("asr_key_refusals_total", **counted)
     status, headers, body = asked(f"{url}{path}", heads)
     assert (status, json.loads(body)) == (401, expected.json())
-    assert headers["www-authenticate"] == expected.headers["www-authenticate"]
+    assert headers.get_all("www-authenticate") == [expected.headers["www-authenticate"]]
+    assert served.metric("asr_key_refusals_total", **counted) == before + 1
+    assert headers["x-request-id"] and headers["access-control-allow-origin"] == PAGE
 
 
 def test_an_upload_with_a_key_passes(locked: tuple[Served, str]) -> None:
@@ -131,6 +138,12 @@ def test_an_upload_with_a_key_passes(locked: tuple[Served, str]) -> None:
     for _ in range(5):
         answer = httpx.post(f"{locked[1]}/transcribe?model=mha", content=sound(4000), headers=heads)
         assert answer.json()["text"] == "samples 4000"
+
+
+def test_a_browsers_question_before_an_upload_needs_no_key(locked: tuple[Served, str]) -> None:
+    heads = {"origin": PAGE, "access-control-request-method": "POST"}
+    answer = httpx.options(f"{locked[1]}/transcribe", headers=heads)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, PAGE)
 
 
 def test_the_question_for_a_key_is_nobody_elses(locked: tuple[Served, str]) -> None:
