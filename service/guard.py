@@ -58,16 +58,14 @@ class Guard:
         if not (guarded and self._keys.on):
             await self._app(scope, receive, send)
             return
-        counts = scope["path"] != KEY_CHECK  # what was asked for comes after it
         with ExitStack() as admitted:
             try:
                 name = self._keys.check(given_key(scope))
                 logs.note(key=name)
-                if counts:
+                if scope["path"] != KEY_CHECK:  # the upload comes after it, and counts
                     admitted.enter_context(self._keys.admit(name))
             except ApiError as error:
-                if counts:
-                    self._metrics.key_refusals.labels(error.code).inc()
+                self._metrics.key_refusals.labels(error.code).inc()
                 await _refuse(error, scope, receive, send)
                 return
             await self._app(scope, receive, send)

@@ -28,7 +28,8 @@ access = logging.getLogger("service.access")
 
 STARTS = ("http.response.start", "websocket.http.response.start")
 KEY_CHECK = "/key"  # what a proxy asks before it takes an upload in
-PROBES = ("/health", "/health/live", "/health/ready", "/metrics", KEY_CHECK)  # asked every few seconds
+# Asked every few seconds, or before every upload.
+PROBES = ("/health", "/health/live", "/health/ready", "/metrics", KEY_CHECK)
 EXPOSED = ("X-Request-ID", "X-Ignored-Options", "Server-Timing", "Retry-After")
 DRAIN_BYTES, DRAIN_S = 2**20, 1.0  # of an upload that is refused
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

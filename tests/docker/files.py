@@ -29,6 +29,10 @@ def seconds(text: str) -> int:
     return int(text.removesuffix("s"))
 
 
-def routes() -> set[str]:
+def routes(method: str = "") -> set[str]:
+    """The service's paths, or those that take this method."""
     parts = (service.routes, openai_routes, stream_routes)
-    return {getattr(route, "path", "") for part in parts for route in part.router.routes}
+    found = [route for part in parts for route in part.router.routes]
+    return {
+        getattr(route, "path", "") for route in found if not method or method in getattr(route, "methods", ())
+    }

@@ -173,6 +173,8 @@ def test_nginx_names_routes_that_are_there() -> None:
     ours = set(re.findall(r"location = (/\S+)", NGINX)) - {"/nginx-health"}
     assert ours == {"/key", "/stream", "/metrics"}
     assert ours <= routes()
+    (pattern,) = re.findall(r"location ~ (\S+) {", NGINX)
+    assert {path for path in routes() if re.search(pattern, path)} == routes("POST") != set()
 
 
 def test_urls_of_health_and_metrics_are_there() -> None:

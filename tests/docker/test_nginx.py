@@ -1,6 +1,7 @@
 """nginx with the committed configuration, in front of a real service."""
 
 import json
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -115,7 +116,10 @@ def locked() -> Iterator[tuple[Served, str]]:
         yield served, url
 
 
-@pytest.mark.parametrize("path", ["/transcribe?model=mha", "/v1/audio/transcriptions", "/nowhere"])
+UPLOADS = ["/transcribe?model=mha", "/v1/audio/transcriptions"]
+
+
+@pytest.mark.parametrize("path", UPLOADS)
 @pytest.mark.parametrize("given", [None, "Basic x", ALICE, "Bearer", f"Bearer {ALICE}b"])
 def test_an_upload_without_a_key_is_refused_before_it_is_sent(
     locked: tuple[Served, str], path: str, given: str | None
@@ -125,37 +129,70 @@ def test_an_upload_without_a_key_is_refused_before_it_is_sent(
     expected = httpx.post(f"{served.url}{path}", headers=heads)
     counted = {"reason": expected.json()["error"]["code"]}
     before = served.metric("asr_key_refusals_total", **counted)
-    status, headers, body = asked(f"{url}{path}", heads)
+    status, headers, body = asked(f"{url}{path}", 100_000, heads)
     assert (status, json.loads(body)) == (401, expected.json())
     assert headers.get_all("www-authenticate") == [expected.headers["www-authenticate"]]
     assert served.metric("asr_key_refusals_total", **counted) == before + 1
-    assert headers["x-request-id"] and headers["access-control-allow-origin"] == PAGE
+    assert headers["x-request-id"]
+    for name in ("access-control-allow-origin", "access-control-expose-headers", "vary"):
+        assert headers[name] == expected.headers[name]
+
+
+@pytest.mark.parametrize("form", ["with its length", "in chunks"])
+def test_a_refusal_reaches_those_who_send_on(locked: tuple[Served, str], form: str) -> None:
+    """Three megabytes: more than the service would take in of an upload that it refuses."""
+    blocks = [bytes(2**16)] * 48
+    for _ in range(10):
+        content = b"".join(blocks) if form == "with its length" else iter(blocks)
+        answer = httpx.post(f"{locked[1]}/transcribe?model=mha", content=content, timeout=20)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "missing_api_key")
 
 
 def test_an_upload_with_a_key_passes(locked: tuple[Served, str]) -> None:
     """As often as it is sent: the question for the key takes no place of the one that this key has."""
     heads = {"authorization": f"Bearer {ALICE}", "content-type": "audio/wav"}
-    for _ in range(5):
-        answer = httpx.post(f"{locked[1]}/transcribe?model=mha", content=sound(4000), headers=heads)
+    for content in [sound(4000)] * 3 + [
+        iter([sound(4000)]) for _ in range(3)
+    ]:  # with its length, and in chunks
+        answer = httpx.post(f"{locked[1]}/transcribe?model=mha", content=content, headers=heads)
         assert answer.json()["text"] == "samples 4000"
 
 
-def test_a_browsers_question_before_an_upload_needs_no_key(locked: tuple[Served, str]) -> None:
+@pytest.mark.parametrize("path", UPLOADS)
+def test_a_browsers_question_before_an_upload_needs_no_key(locked: tuple[Served, str], path: str) -> None:
     heads = {"origin": PAGE, "access-control-request-method": "POST"}
-    answer = httpx.options(f"{locked[1]}/transcribe", headers=heads)
+    answer = httpx.options(f"{locked[1]}{path}", headers=heads)
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, PAGE)
+    assert "www-authenticate" not in answer.headers
 
 
 def test_the_question_for_a_key_is_nobody_elses(locked: tuple[Served, str]) -> None:
-    assert httpx.get(f"{locked[1]}/key", headers={"authorization": f"Bearer {ALICE}"}).status_code == 404
+    answer = httpx.get(f"{locked[1]}/key", headers={"authorization": f"Bearer {ALICE}"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "route_not_found")
 
 
-def asked(url: str, headers: dict[str, str]) -> tuple[int, HTTPMessage, bytes]:
-    """What is answered to the head of an upload whose body does not come."""
+def test_what_takes_no_uploads_is_sent_none(locked: tuple[Served, str]) -> None:
+    status, _, body = asked(f"{locked[1]}/nowhere", 2_000_000, {})
+    assert (status, json.loads(body)["error"]["code"]) == (413, "upload_too_large")
+
+
+def test_an_instance_that_hangs_holds_no_question_for_long() -> None:
+    """The other is asked then; an hour, as long as an answer may take, would be in vain."""
+    needs("nginx")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as hangs,
+        tempfile.TemporaryDirectory() as folder,
+        stack.nginx(Path(folder), [hangs.getsockname()[1]]) as url,
+    ):
+        assert asked(f"{url}/transcribe?model=mha", 100, {})[0] == 503
+
+
+def asked(url: str, length: int, headers: dict[str, str]) -> tuple[int, HTTPMessage, bytes]:
+    """What is answered to the head of an upload of so many bytes, of which none comes."""
     address = urlsplit(url)
     connection = HTTPConnection(address.netloc, timeout=20)
     connection.putrequest("POST", url.partition(address.netloc)[2])
-    for name, value in (headers | {"content-type": "audio/wav", "content-length": "100000"}).items():
+    for name, value in (headers | {"content-type": "audio/wav", "content-length": str(length)}).items():
         connection.putheader(name, value)
     connection.endheaders()
     answer = connection.getresponse()
