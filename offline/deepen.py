@@ -17,20 +17,26 @@ def deepen(model: ConformerCTC, layers: int) -> ConformerCTC:
 
     A new layer is a copy of the one before it whose branches end in zeros. Its final norm would still change something:
     it takes over the scale and shift of the layer before, which keeps the bare norm, and to norm twice is to norm once
-    (but for rounding and the norms' epsilon). Growth that keeps the function: Chen et al. 2016, arXiv 1511.05641.
+    (but for rounding, and for the norms' epsilon where a layer's output is small). Growth that keeps the function: Chen
+    et al. 2016, arXiv 1511.05641. Both depths even, the middle layer says what it said, too.
 
-    Raises ValueError for mla, and unless layers lies between those that the model has and twice as many.
+    Raises ValueError for mla, for odd depths, and unless layers is more than the model has and at most twice as many.
     """
     before = model.config.num_hidden_layers
     if model.config.attention.kind == "mla":
         raise ValueError("--num_layers: for mha only; convert the deeper model")
     if not before < layers <= 2 * before:
         raise ValueError(f"--num_layers {layers}: from {before + 1} to {2 * before} for a model of {before}")
+    if before % 2 or layers % 2:
+        raise ValueError(
+            f"--num_layers {layers} for a model of {before}: both even, or the middle layer starts anew"
+        )
     more = layers - before
     followed = {-(-number * before // more) - 1 for number in range(1, more + 1)}
     deeper = ConformerCTC(replace(model.config, num_hidden_layers=layers))
     rest = {name: value for name, value in model.state_dict().items() if ".layers." not in name}
-    deeper.load_state_dict(rest, strict=False)
+    missing, unexpected = deeper.load_state_dict(rest, strict=False)
+    assert not unexpected and all(".layers." in name for name in missing)
     places = iter(deeper.encoder.layers)
     for index, layer in enumerate(model.encoder.layers):
         copy = next(places)

@@ -4,6 +4,7 @@ Writes to --output_dir: best/ (lowest dev WER) and final/, both checkpoint folde
 to resume from; log.jsonl and runs/ (TensorBoard). Started again with the same arguments, it goes on where it stopped.
 """
 
+import argparse
 import json
 import math
 import os
@@ -77,25 +78,22 @@ def _add_data_options(options: cli.Parser) -> None:
     options.flag("--augment", default=True, help="speed, room, noise, channel, level, silence", group=group)
 
 
-def add_new_model_options(options: cli.Parser) -> None:
-    """What `new_model` needs; for every command that makes one."""
+def add_new_model_options(options: cli.Parser) -> argparse._ArgumentGroup:
+    """What `new_model` needs, for every command that makes one; returns the group."""
     group = options.add_argument_group("new model")
     add = group.add_argument
     config = Path(__file__).parent / "recipes" / "bundled.json"
     add("--model_config", type=Path, default=config, help="dimensions of a new model (config.json fields)")
     add("--init_from", help="start from this folder, bundled name or hub id instead; mha or mla")
-    add(
-        "--num_layers",
-        type=cli.count,
-        help="with --init_from: deepen to so many; new ones change nothing at first",
-    )
     add("--seed", type=cli.natural, default=1, help="of weights, order, augmentation, masks, dropout")
     bands = "start the first convolution as a bank of band-passes"
     options.flag("--gabor_init", default=True, help=bands, group=group)
+    return group
 
 
 def _add_model_options(options: cli.Parser) -> None:
-    add_new_model_options(options)
+    deeper = "deepen the model of --init_from to so many; new ones change nothing at first"
+    add_new_model_options(options).add_argument("--num_layers", type=cli.count, help=deeper)
     add = options.add_argument_group("objective").add_argument
     add("--trainable", choices=["all", "attention"], default="all", help="what learns")
     add("--intermediate_ctc", type=cli.share, default=0.3, help="weight of the middle layer's loss; 0: none")
@@ -132,10 +130,7 @@ def _add_schedule_options(options: cli.Parser) -> None:
 def new_model(args: Namespace) -> tuple[ConformerCTC, Vocabulary]:
     """Returns the model to train, float32 on CPU, and its vocabulary. Raises CheckpointError or ValueError."""
     if args.init_from:
-        model, vocabulary = checkpoint.load(args.init_from)
-        return (deepen(model, args.num_layers) if args.num_layers else model), vocabulary
-    if args.num_layers:
-        raise ValueError("--num_layers deepens --init_from; a new model has those of --model_config")
+        return checkpoint.load(args.init_from)
     try:
         config = ModelConfig.from_dict(json.loads(args.model_config.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -181,6 +176,10 @@ def build(args: Namespace) -> CTCTrainer:
     training = training_arguments(args, **schedule(args))
     set_seed(args.seed)
     model, vocabulary = new_model(args)
+    if args.num_layers:
+        if not args.init_from or args.trainable != "all":
+            raise ValueError("--num_layers deepens the model of --init_from, with --trainable all")
+        model = deepen(model, args.num_layers)
     if args.dropout is not None:
         set_dropout(model, args.dropout)
     if args.kv_shrinkage and model.config.attention.kind == "mla":

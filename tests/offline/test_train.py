@@ -377,7 +377,7 @@ def test_unusable_inputs_end_with_a_reason(tones: Path, capsys: pytest.CaptureFi
     assert main(command(tones, "bad", 3, init_from=tones / "nowhere")) == 2
     assert "nowhere" in capsys.readouterr().err
     assert main(command(tones, "bad", 3, num_layers=4)) == 2
-    assert "--num_layers deepens --init_from" in capsys.readouterr().err
+    assert "--num_layers deepens the model of --init_from" in capsys.readouterr().err
     assert main(command(tones, "bad", 3, max_duration_s=0.01)) == 2
     assert "no usable recording" in capsys.readouterr().err
     (tones / "0.flac").write_bytes(b"fLaC, or not")
