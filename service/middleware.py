@@ -31,7 +31,7 @@ KEY_CHECK = "/key"  # what a proxy asks before it takes an upload in
 # Asked every few seconds, or before every upload.
 PROBES = ("/health", "/health/live", "/health/ready", "/metrics", KEY_CHECK)
 EXPOSED = ("X-Request-ID", "X-Ignored-Options", "Server-Timing", "Retry-After")
-DRAIN_BYTES, DRAIN_S = 2**20, 1.0  # of an upload that is refused
+DRAIN_S = 2.0  # for the rest of an upload that is refused
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -72,8 +72,10 @@ class RequestContext:
                     headers["Connection"] = (
                         "close"  # else the rest of a refused upload would still be taken in
                     )
-            elif unread and noted.get("status", 0) >= 400 and _is_small(scope):
-                await _drain(receive_to_end)
+            elif unread and noted.get("status", 0) >= 400 and not message.get("more_body", False):
+                await send(message | {"more_body": True})
+                await _drain(scope, receive_to_end)
+                message = {"type": message["type"], "body": b""}
             await send(message)
 
         try:
@@ -97,22 +99,13 @@ def _log_end(scope: Scope, noted: logs.Fields) -> None:
     access.log(level, "%s %s %s", scope["method"], route, noted.get("status", "-"), extra=fields)
 
 
-def _is_small(scope: Scope) -> bool:
-    """Whether what is left of an upload may be small; one that waits to be asked for it has sent none."""
-    headers = Headers(scope=scope)
-    length = headers.get("content-length", "0")
-    return "expect" not in headers and length.isdecimal() and int(length) <= DRAIN_BYTES
-
-
-async def _drain(receive: Receive) -> None:
-    """Take in the rest of a small upload: closed on while it still sends, a client may see a reset and no answer."""
-    received_bytes, more = 0, True
+async def _drain(scope: Scope, receive: Receive) -> None:
+    """Take in what still comes, behind the answer: closed on while it sends, a client may see a reset and no answer."""
+    more = "expect" not in Headers(scope=scope)  # one that waits to be asked for its upload has sent none
     with suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_S):
-            while more and received_bytes < DRAIN_BYTES:
-                message = await receive()
-                received_bytes += len(message.get("body", b""))
-                more = message.get("more_body", False)
+            while more:
+                more = (await receive()).get("more_body", False)
 
 
 def _has_body(scope: Scope) -> bool:

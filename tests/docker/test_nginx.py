@@ -75,6 +75,13 @@ def test_the_services_errors_pass(front: str) -> None:
     assert answer.headers["x-request-id"]
 
 
+def test_the_services_refusal_of_a_large_upload_passes(locked: tuple[Served, str]) -> None:
+    heads = {"authorization": f"Bearer {ALICE}"}
+    for _ in range(10):
+        answer = httpx.post(f"{locked[1]}/transcribe?model=nobody", content=bytes(2**24), headers=heads)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
 def test_too_large_an_upload_is_refused_as_the_service_would(front: str) -> None:
     answer = post(front, bytes(LIMIT_BYTES + 1))
     assert answer.status_code == 413
@@ -140,7 +147,6 @@ def test_an_upload_without_a_key_is_refused_before_it_is_sent(
 
 @pytest.mark.parametrize("form", ["with its length", "in chunks"])
 def test_a_refusal_reaches_those_who_send_on(locked: tuple[Served, str], form: str) -> None:
-    """Three megabytes: more than the service would take in of an upload that it refuses."""
     blocks = [bytes(2**16)] * 48
     for _ in range(10):
         content = b"".join(blocks) if form == "with its length" else iter(blocks)

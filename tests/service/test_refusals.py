@@ -152,17 +152,22 @@ def test_refused_before_the_body_is_read(server: Served) -> None:
     assert answer.startswith(b"HTTP/1.1 413 ") and b"connection: close" in answer.lower()
 
 
-def test_a_client_that_still_sends_a_small_upload_sees_why_it_is_refused(server: Served) -> None:
+@pytest.mark.parametrize("size", [2**19, 2**25])
+def test_a_client_that_still_sends_sees_why_it_is_refused(server: Served, size: int) -> None:
+    """At once, before it has sent all; and it can send all, as most clients do before they look."""
     host, port = server.url.removeprefix("http://").split(":")
     head = "POST /transcribe?model=nobody HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n"
-    head += f"Content-Length: {4 * 2**17}\r\n\r\n"
+    head += f"Content-Length: {size}\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
-        connection.sendall(head.encode() + bytes(2**17))
-        connection.recv(1, socket.MSG_PEEK)  # refused, with three quarters to come
-        for _ in range(3):
-            connection.sendall(bytes(2**17))
-        answer = b"".join(iter(lambda: connection.recv(4096), b""))
-    assert answer.startswith(b"HTTP/1.1 404 ") and b"model_not_found" in answer
+        connection.sendall(head.encode() + bytes(size // 4))
+        answer = b""
+        while b"model_not_found" not in answer:
+            piece = connection.recv(4096)
+            assert piece
+            answer += piece
+        connection.sendall(bytes(size - size // 4))
+        answer += b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 404 ") and b"connection: close" in answer.lower()
 
 
 def test_a_refusal_after_the_body_keeps_the_connection(server: Served) -> None:
