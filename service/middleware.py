@@ -73,7 +73,7 @@ class RequestContext:
                         "close"  # else the rest of a refused upload would still be taken in
                     )
             elif unread and noted.get("status", 0) >= 400 and not message.get("more_body", False):
-                await send(message | {"more_body": True})
+                await send({**message, "more_body": True})
                 await _drain(scope, receive_to_end)
                 message = {"type": message["type"], "body": b""}
             await send(message)
