@@ -136,7 +136,7 @@ SILERO_2 := data/silero-en-2/train.jsonl
 HEARD    := $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE)
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (18 hours on 2 cores)
+bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (19 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
