@@ -226,7 +226,7 @@ def test_fruitless_evaluations_are_counted_from_the_first_best() -> None:
         ([], {"mla_weights": None, "latent_steps": 1}, "--latent_steps: mha attention has no latent"),
         ([], {"latent_steps": 4}, "the first stage has 4 steps, the whole run 4"),
         ([], {"latent_steps": 1, "trainable": "latent"}, "there is no second one"),
-        (["--distill"], {"base_model": "mha"}, r"differ in num_hidden_layers \(2 and 8\), hidden_size"),
+        (["--distill"], {"base_model": "mha"}, r"differ in num_hidden_layers \(2 and 12\), hidden_size"),
         ([], {"dev_manifest": None}, "--train_manifest is given without --dev_manifest"),
         ([], {"train_manifest": "nothing.jsonl"}, "nothing.jsonl: no such manifest"),
     ],

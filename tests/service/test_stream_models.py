@@ -36,7 +36,7 @@ def models() -> dict[str, Transcriber]:
 def bundled(models: dict[str, Transcriber]) -> Iterator[Served]:
     """A server of the bundled models; one segment, so that its text can be compared with the whole."""
     options: dict[str, Any] = {"endpoint_silence_s": 1e3, "endpoint_longest_s": 1e3, "stream_idle_s": 120.0}
-    with serving(Settings(decode_workers=1, stream_memory="330MiB", **options), models) as served:
+    with serving(Settings(decode_workers=1, stream_memory="450MiB", **options), models) as served:
         yield served
 
 
