@@ -29,7 +29,7 @@ from offline.gabor import gabor_init
 from offline.objective import Objective, set_dropout
 from offline.resume import resume_point
 from offline.trainer import CTCTrainer, training_arguments
-from offline.training_data import Collator, SpeechDataset, join, plan, why_not
+from offline.training_data import CHUNK_FRAMES, Collator, SpeechDataset, join, plan, why_not
 
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 EXAMPLE = """python -m offline.train --train_manifest data/speech/train.jsonl --dev_manifest data/speech/dev.jsonl \\
@@ -98,6 +98,16 @@ def _add_model_options(options: cli.Parser) -> None:
     add("--trainable", choices=["all", "attention"], default="all", help="what learns")
     add("--intermediate_ctc", type=cli.share, default=0.3, help="weight of the middle layer's loss; 0: none")
     add("--chunk_share", type=cli.share, default=0.5, help="share of batches with a random chunk mask")
+    low, high = CHUNK_FRAMES
+    smallest = f"frames (20 ms) of the smallest such chunk, up to {high}"
+    add(
+        "--smallest_chunk",
+        type=cli.count,
+        choices=range(1, high + 1),
+        metavar="N",
+        default=low,
+        help=smallest,
+    )
     add("--chunk_start_step", type=cli.natural, default=600, help="no chunk mask before this step")
     add("--dropout", type=cli.share, help="share dropped, everywhere; default: as configured")
     add("--average_decay", type=cli.share, default=0.999, help="of the moving average of the weights")
@@ -214,7 +224,7 @@ def build(args: Namespace) -> CTCTrainer:
             curriculum_steps=args.curriculum_steps,
             together=together,
         ),
-        collator=Collator(args.seed, args.chunk_share, args.chunk_start_step * together),
+        collator=Collator(args.seed, args.chunk_share, args.chunk_start_step * together, args.smallest_chunk),
         dev=SpeechDataset(dev, vocabulary),
         dev_batch_seconds=args.batch_seconds,
         average_decay=args.average_decay,

@@ -171,22 +171,30 @@ class SpeechDataset(Dataset[Example]):
         return self.utterances[int(rng.integers(len(self.utterances)))].own_wave()
 
 
-def draw_chunk(seed: int, step: int, chunk_share: float) -> tuple[int | None, int]:
+def draw_chunk(
+    seed: int, step: int, chunk_share: float, smallest: int = CHUNK_FRAMES[0]
+) -> tuple[int | None, int]:
     """Draws (chunk_frames, left_context_frames) of one batch; (None, 0), full context, in the other share."""
     rng = np.random.default_rng([seed, _CHUNK, step])
     if rng.random() >= chunk_share:
         return None, 0
-    chunk, left = (
-        int(rng.integers(low, high, endpoint=True)) for low, high in (CHUNK_FRAMES, LEFT_CONTEXT_FRAMES)
-    )
+    bounds = ((smallest, CHUNK_FRAMES[1]), LEFT_CONTEXT_FRAMES)
+    chunk, left = (int(rng.integers(low, high, endpoint=True)) for low, high in bounds)
     return chunk, left
 
 
 class Collator:
     """Pads examples into one batch for the objective, with the chunk mask of its step."""
 
-    def __init__(self, seed: int, chunk_share: float, chunk_start_step: int = 0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        chunk_share: float,
+        chunk_start_step: int = 0,
+        smallest_chunk: int = CHUNK_FRAMES[0],
+    ) -> None:
         self.seed, self.chunk_share, self.chunk_start_step = seed, chunk_share, chunk_start_step
+        self.smallest_chunk = smallest_chunk
 
     def __call__(self, examples: list[Example], whole: bool = False) -> dict[str, Any]:
         """Returns waves [B, samples], lengths [B], targets [B, labels] and target_lengths [B], and the mask.
@@ -203,7 +211,7 @@ class Collator:
             targets[row, : len(example.target)] = torch.tensor(example.target)
         step = examples[0].step
         share = 0.0 if whole or step < self.chunk_start_step else self.chunk_share
-        chunk_frames, left_context_frames = draw_chunk(self.seed, step, share)
+        chunk_frames, left_context_frames = draw_chunk(self.seed, step, share, self.smallest_chunk)
         return {
             "waves": waves,
             "lengths": lengths,

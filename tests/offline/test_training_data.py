@@ -110,6 +110,8 @@ def test_chunk_draws_follow_the_share_and_reach_both_ends() -> None:
     assert (min(c for c, _ in masked), max(c for c, _ in masked)) == CHUNK_FRAMES
     assert min(f for _, f in masked) <= 5 and LEFT_CONTEXT_FRAMES[1] - 5 <= max(f for _, f in masked) <= 500
     assert draw_chunk(1, 17, 0.5) == draws[17]
+    larger = [chunk for chunk, _ in (draw_chunk(1, step, 1.0, 24) for step in range(1000)) if chunk]
+    assert (min(larger), max(larger)) == (24, CHUNK_FRAMES[1])
     assert all(draw_chunk(1, step, 0.0) == (None, 0) for step in range(50))
 
 
