@@ -125,7 +125,10 @@ class Segment(BaseModel):
 
 
 class Timing(BaseModel):
-    """What the request took on the server: in the queue and on the device, with how many clips beside it."""
+    """What the request took on the server: in the queue and on the device, with how many clips beside it.
+
+    A search is not in it: the Server-Timing header has that, and all else.
+    """
 
     queue_s: float
     inference_s: float
