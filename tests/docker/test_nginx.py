@@ -180,6 +180,7 @@ def test_the_question_for_a_key_is_nobody_elses(locked: tuple[Served, str]) -> N
 def test_what_takes_no_uploads_is_sent_none(locked: tuple[Served, str]) -> None:
     status, _, body = asked(f"{locked[1]}/nowhere", 2_000_000, {})
     assert (status, json.loads(body)["error"]["code"]) == (413, "upload_too_large")
+    assert "/transcribe and /v1/audio/transcriptions do" in json.loads(body)["error"]["message"]
 
 
 def test_an_instance_that_hangs_holds_no_question_for_long() -> None:
