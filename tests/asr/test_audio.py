@@ -2,6 +2,7 @@ import io
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,9 @@ def encoded(data: np.ndarray, rate: int, format: str, subtype: str | None = None
     return file.getvalue()
 
 
-def muxed(path: Path, codec: str, data: np.ndarray, rate: int) -> Path:
+def muxed(path: Path, codec: str, data: np.ndarray, rate: int, **options: str) -> Path:
     """Write mono `data` with PyAV in the container that the path's suffix names."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")
         for start in range(0, len(data), 960):
             block = np.ascontiguousarray(data[None, start : start + 960], dtype=np.float32)
@@ -89,6 +90,16 @@ def test_reads_what_soundfile_reads(format: str, subtype: str | None, rate: int,
 def test_reads_other_containers_through_pyav(tmp_path: Path, suffix: str, codec: str) -> None:
     path = muxed(tmp_path / f"talk.{suffix}", codec, chirp(48_000), 48_000)
     assert likeness(read(path)) > 0.98
+
+
+@pytest.mark.parametrize("name", [b"free", b"skip", b"wide", b"pnot"])
+def test_an_mp4_may_begin_with_a_box_that_says_nothing(tmp_path: Path, name: bytes) -> None:
+    # Fragments tell their places from their own start, so that a box can be put before them.
+    options = {"movflags": "empty_moov+default_base_moof+frag_keyframe"}
+    path = muxed(tmp_path / "talk.m4a", "aac", chirp(48_000), 48_000, **options)
+    raw = path.read_bytes()
+    assert raw[4:8] == b"ftyp"
+    assert likeness(read(b"\0\0\0\x14" + name + bytes(12) + raw)) > 0.98
 
 
 def test_sixteen_kilohertz_passes_unchanged() -> None:
@@ -151,10 +162,126 @@ def test_files_written_to_a_pipe_are_read_to_their_end(tmp_path: Path, format: s
     assert len(read(piped)) == pytest.approx(5 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
 
 
-def test_joined_mp3_files_are_read_to_their_end() -> None:
+def tag_of_128_bytes() -> bytes:
+    return b"TAG" + b"Talk".ljust(125, b"\0")
+
+
+def ape_tag(bytes_of_picture: int) -> bytes:
+    """An APEv2 tag with a picture, which is noise."""
+    item = struct.pack("<II", bytes_of_picture, 2) + b"Cover Art (Front)\0"
+    item += np.random.default_rng(0).bytes(bytes_of_picture)
+    head, foot = (
+        b"APETAGEX" + struct.pack("<IIII", 2000, len(item) + 32, 1, flags) + bytes(8)
+        for flags in (0xA0000000, 0x80000000)
+    )
+    return head + item + foot
+
+
+def lyrics_tag() -> bytes:
+    lyrics = b"LYRICSBEGININD0000200LYR02000" + b"la " * 666 + b"la"
+    return lyrics + f"{len(lyrics):06d}LYRICS200".encode() + tag_of_128_bytes()
+
+
+TAILS = {
+    "ID3v1": tag_of_128_bytes(),
+    "APEv2": ape_tag(500),
+    "APEv2 with a picture": ape_tag(300_000),
+    "Lyrics3": lyrics_tag(),
+    "zeros": bytes(4096),
+    "a byte": b"\0",
+    "a start of a frame": b"\xff\xfb\x90\x64" + bytes(2000),
+}
+
+
+@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS.keys())
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_what_stands_behind_the_last_mp3_frame_changes_nothing(tail: bytes, rate: int) -> None:
+    raw = encoded(chirp(rate), rate, "MP3")
+    assert len(raw) < 15_000
+    wanted = read(raw)
+    assert len(wanted) == pytest.approx(SECONDS * SAMPLE_RATE, abs=1)
+    onset_shift = np.correlate(wanted, chirp(SAMPLE_RATE)[1600:-1600], mode="valid").argmax() - 1600
+    assert abs(onset_shift) <= 2  # the encoder's delay is cut
+    np.testing.assert_array_equal(read(raw + tail), wanted)
+    bare = without_xing(raw)
+    np.testing.assert_array_equal(read(bare + tail), read(bare))
+    assert len(read(bare)) > len(wanted)
+
+
+def without_xing(raw: bytes) -> bytes:
+    bare = raw.replace(b"Xing", b"\0\0\0\0", 1).replace(b"Info", b"\0\0\0\0", 1)
+    assert bare != raw
+    return bare
+
+
+ID3V2_TAG = b"ID3\x03\0\0\0\0\x20\0" + bytes(0x1000)
+
+
+@pytest.mark.parametrize("between", [b"", tag_of_128_bytes(), ID3V2_TAG, tag_of_128_bytes() + ID3V2_TAG])
+def test_joined_mp3_files_are_read_to_their_end(between: bytes) -> None:
     one = encoded(chirp(16_000), 16_000, "MP3")
     assert len(read(one)) == pytest.approx(SECONDS * SAMPLE_RATE, abs=1)
-    assert len(read(one + one)) == pytest.approx(2 * SECONDS * SAMPLE_RATE, abs=0.3 * SAMPLE_RATE)
+    for tail in (b"", bytes(4096)):
+        joined = read(one + between + one + tail)
+        assert len(joined) == pytest.approx(2 * SECONDS * SAMPLE_RATE, abs=0.3 * SAMPLE_RATE)
+
+
+def test_a_short_mp3_joined_to_a_long_one_is_read() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 60 * 16_000)
+    long, short = encoded(noise, 16_000, "MP3"), encoded(chirp(16_000, 0.3), 16_000, "MP3")
+    assert len(short) < len(long) / 100
+    assert len(read(long + short)) > (60.0 + 0.3) * SAMPLE_RATE
+
+
+def test_the_end_of_mp3_frames_is_found_wherever_scans_are_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = encoded(chirp(16_000, 4.0), 16_000, "MP3")
+    for scan_bytes in range(3000, 3300, 7):
+        monkeypatch.setattr(audio, "SCAN_BYTES", scan_bytes)
+        assert audio._frames_end(io.BytesIO(raw + bytes(10_000)), 0) == len(raw)
+        assert audio._frames_end(io.BytesIO(raw + bytes(10_000)), len(raw)) is None
+
+
+@pytest.mark.parametrize(("subtype", "rate"), [("VORBIS", 44_100), ("OPUS", 48_000)])
+def test_chained_ogg_files_are_read_to_their_end(subtype: str, rate: int) -> None:
+    one, two = (encoded(chirp(rate, seconds), rate, "OGG", subtype) for seconds in (SECONDS, 0.7))
+    waves = [read(one), read(two), read(one)]
+    for file in (one + two + one, one + two + bytes(5000) + one, one + two + one + bytes(5000)):
+        joined = read(file)
+        assert len(joined) == round(3.7 * SAMPLE_RATE)
+        at = 0
+        for wave in waves:  # but for the resampler's edges, which are each file's own
+            inner = slice(at + 200, at + len(wave) - 200)
+            np.testing.assert_allclose(joined[inner], wave[200:-200], atol=1e-3)
+            at += len(wave)
+    assert code_of(one + two, max_duration_s=2.0) == "too_long"
+
+
+def test_a_chained_ogg_file_is_read_on_where_a_link_was_cut() -> None:
+    one = encoded(chirp(44_100, 10.0), 44_100, "OGG", "VORBIS")
+    half = one[: len(one) // 2]
+    assert len(read(half + one)) == pytest.approx(len(read(half)) + len(read(one)), abs=1)
+
+
+def test_a_chained_ogg_file_is_read_link_by_link() -> None:
+    """Of what the limit does not let pass, only the places of the pages are read."""
+    one = encoded(np.random.default_rng(0).normal(0, 0.1, 480_000), 48_000, "OGG", "OPUS")
+    chain = CountingFile(one * 10)
+    assert code_of(chain, max_duration_s=5) == "too_long"
+    assert chain.bytes_read < 2 * len(one)
+
+
+RIFF_SIZES = [0, 8, 36, 0xFFFFFFFF]
+
+
+@pytest.mark.parametrize("riff_bytes", RIFF_SIZES)
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "ULAW"])
+def test_a_wav_whose_writer_never_gave_the_length_is_read(riff_bytes: int, subtype: str) -> None:
+    wave = np.concatenate([np.zeros(1000), chirp(SAMPLE_RATE)])
+    raw = bytearray(encoded(wave, SAMPLE_RATE, "WAV", subtype))
+    wanted = read(bytes(raw))
+    at = raw.index(b"data") + 4
+    raw[4:8], raw[at : at + 4] = struct.pack("<I", riff_bytes), bytes(4)
+    np.testing.assert_array_equal(read(bytes(raw)), wanted)
 
 
 # What cannot be read
@@ -204,10 +331,27 @@ def test_a_file_cut_in_the_middle_says_where() -> None:
         read(raw[: len(raw) // 2])
 
 
+def test_an_mp3_damaged_or_cut_off_is_refused() -> None:
+    raw = encoded(chirp(16_000, 10.0), 16_000, "MP3")
+    half = len(raw) // 2 + 30
+    cut, zeros, hole = raw[:half], bytes(len(raw) - half), bytes(3000)
+    for damaged in (cut + zeros, cut + hole + raw[half + 3000 :], without_xing(cut)):
+        with pytest.raises(AudioError, match=r"damaged or cut off after \d+\.\d s"):
+            read(damaged)
+
+
+def test_a_chained_ogg_file_cut_in_a_header_is_refused() -> None:
+    one = encoded(chirp(44_100), 44_100, "OGG", "VORBIS")
+    with pytest.raises(AudioError, match=r"damaged or cut off after 1\.5 s"):
+        read(one + one[:1000])
+
+
 def test_empty_files(tmp_path: Path) -> None:
     assert code_of(b"") == "empty"
     assert code_of(io.BytesIO()) == "empty"
-    assert code_of(encoded(np.zeros(0), SAMPLE_RATE, "WAV")) == "empty"
+    wav = encoded(np.zeros(0), SAMPLE_RATE, "WAV")
+    assert code_of(wav) == "empty"
+    assert code_of(wav + b"LIST\x05\0\0\0INFO\0\0" + b"cue \x04\0\0\0\0\0\0\0") == "empty"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
