@@ -259,7 +259,7 @@ TEST := data/compare/test-seen-voices.jsonl
 $(TEST): $(VENV)/.installed-synthesis | tools
 	$(RUN) -m offline.synthesize --output_dir data/compare --hours 0.01 --seed 9 $(VOICES) --everyday_share 0.65 \
 	  --dev_clips 1500 --test_seen_clips 6000 --test_unseen_clips 1
-MEASURE := $(RUN) -m offline.evaluate --dataset $(TEST)
+MEASURE := OMP_NUM_THREADS=1 $(RUN) -m offline.evaluate --dataset $(TEST)
 # Transcripts of what was compared are not in the repository, and a result without them cannot be gone on from.
 WHOLE = for name in $(1); do test -e results/$$name.jsonl || rm -f results/$$name.json; done
 compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) ## convert mha in every way, measure all on 6,000 clips: reports/compare (an hour)

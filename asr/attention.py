@@ -39,13 +39,17 @@ class SelfAttention(nn.Module):
         positions: Tensor,
         mask: Tensor | None,
         state: LayerState | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """[B, T, D] -> [B, T, D].
 
         Without `state` x is the whole signal: `positions` is `relative_table`'s [2T, D] or `rotary_table`'s
-        [2, T, dh], `mask` a bool [B, 1, T, T], True where a query may look. With it x is one chunk of each stream,
-        after F frames in the state's ring: `positions` is `relative_rows`' [B, C, F + C] or the chunks' own rotary
-        tables [2, B, C, dh], `mask` a bool [B, 1, 1, F + C].
+        [2, T, dh], `mask` a bool [B, 1, T, T], True where a query may look. With it x is one block of C frames of each
+        stream, after F frames in the state's ring: `mask` is a bool [B, 1, 1, F + C], and rotary `positions` are the
+        blocks' own tables [2, B, C, dh]; relative ones are the state's.
+
+        `rows` [B, N, S] says which row of the relative table each pair of a query and a key takes, where frames do not
+        follow one another.
         """
         turned = x if self.relative else rotate(x, positions)
         query = self.split(self.linear_q(turned)) * self.scale
@@ -53,7 +57,7 @@ class SelfAttention(nn.Module):
         if state is not None:
             memory = state.after_past(memory)
         table = None if state is None else state.table
-        bias = self.bias(query, positions, memory.shape[1], mask, table)
+        bias = self.bias(query, positions, memory.shape[1], mask, table, rows)
         if self.relative:
             query = query + self.pos_bias_u[:, None] * self.scale
         return self.linear_out(self.attend(query, memory, bias).transpose(1, 2).flatten(2))
@@ -71,11 +75,17 @@ class SelfAttention(nn.Module):
         return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
 
     def bias(
-        self, query: Tensor, positions: Tensor, keys: int, mask: Tensor | None, table: Tensor | None = None
+        self,
+        query: Tensor,
+        positions: Tensor,
+        keys: int,
+        mask: Tensor | None,
+        table: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor | None:
         """What is added to the content scores of scaled queries: (q + v) P(i - j), and -inf where the mask forbids.
 
-        With a `table` made beforehand, `positions` says which of its rows each pair of a query and a key takes.
+        `table` is that of relative `positions`, where it was made beforehand; `rows` are those of `forward`.
         """
         if not self.relative:
             if mask is None:
@@ -84,11 +94,11 @@ class SelfAttention(nn.Module):
                 ~mask, -torch.inf
             )
         query = query + self.pos_bias_v[:, None] * self.scale
-        if table is None:
-            bias = relative_shift(query @ self.table(positions).transpose(-1, -2), keys)
+        bias = query @ (self.table(positions) if table is None else table).transpose(-1, -2)
+        if rows is None:
+            bias = relative_shift(bias, keys)
         else:
-            rows = positions[:, None].expand(-1, self.heads, -1, -1)
-            bias = (query @ table.transpose(-1, -2)).gather(-1, rows)
+            bias = bias.gather(-1, rows[:, None].expand(len(query), self.heads, -1, -1))
         return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
 
     def table(self, positions: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """What live streams leave behind between two chunks: fixed slots, allocated once, stepped in any company.
 
-S slots, B of them in one step, C frames a chunk, F frames of left context, w values that a frame leaves in a layer's
-attention (K and V: 2 D; a latent: its width), D model width.
+S slots, B of them in one step, C frames a chunk, F frames of left context, R of look-ahead, w values that a frame
+leaves in a layer's attention (K and V: 2 D; a latent: its width), D model width.
+
+A step computes a block of R + C frames: those that waited, and the chunk. Its first C are final, and go into the cache;
+the last R wait.
 """
 
 from collections.abc import Sequence
@@ -63,32 +66,40 @@ class Turn(NamedTuple):
     """
 
     slots: Tensor
-    starts: Tensor  # frames heard before the chunk
+    starts: Tensor  # the frame that each block begins with, below 0 at a stream's beginning
     rows: Tensor
 
 
 class LayerState:
     """One layer's share of the cache during one step: gives the past, and keeps the new."""
 
-    def __init__(self, ring: Ring, convolution: Tensor, table: Tensor | None, turn: Turn) -> None:
+    def __init__(
+        self, ring: Ring, convolution: Tensor, table: Tensor | None, turn: Turn, chunk_frames: int
+    ) -> None:
         self.ring, self.convolution, self.table, self.turn = ring, convolution, table, turn
+        self.chunk_frames = chunk_frames
 
     def after_past(self, memory: Tensor) -> Tensor:
-        """The chunk's [B, C, w] after the ring's frames, [B, F + C, w]; then the ring takes the chunk in."""
+        """The block's [B, C + R, w] after the ring's frames, [B, F + C + R, w]; then the ring takes the first C in.
+
+        Those before the stream's beginning go in, too: the mask hides them, until others take their places.
+        """
         past = self.ring.read(self.turn.slots)
-        frames, capacity = memory.shape[1], past.shape[1]
+        frames, capacity = self.chunk_frames, past.shape[1]
         if capacity:
             skipped, rows = max(frames - capacity, 0), self.turn.rows
             steps = torch.arange(skipped, frames, device=memory.device)
             at = (self.turn.starts[rows, None] + steps) % capacity
-            self.ring.write(self.turn.slots[rows], at, memory[rows, skipped:])
+            self.ring.write(self.turn.slots[rows], at, memory[rows, skipped:frames])
         return torch.cat((past, memory), dim=1)
 
     def after_reach(self, x: Tensor) -> Tensor:
-        """The convolution's input [B, D, C] after the 15 frames before the chunk, [B, D, 15 + C]; keeps the last 15."""
+        """The convolution's input [B, D, C + R] after the 15 frames before it, [B, D, 15 + C + R]; keeps the last 15 of
+        those that are final.
+        """
         past = self.convolution.index_select(0, self.turn.slots)
         whole = torch.cat((past, x), dim=-1)
-        last = whole[..., whole.shape[-1] - past.shape[-1] :]
+        last = whole[..., self.chunk_frames : self.chunk_frames + past.shape[-1]]
         self.convolution[self.turn.slots[self.turn.rows]] = last[self.turn.rows]
         return whole
 
@@ -106,12 +117,17 @@ class StreamCache:
         slots: int,
         chunk_frames: int,
         left_context_frames: int,
+        lookahead_frames: int,
         tables: list[Tensor],
         int8: bool,
         like: Tensor,
     ) -> None:
-        """`like` gives device and dtype; `tables` are the layers' projected positions [1, H, F + 2C, dh], if any."""
+        """`like` gives device and dtype; `tables` are the layers' projected positions, if any.
+
+        They are [1, H, F + 2 (C + R), dh].
+        """
         self.slots, self.chunk_frames, self.left_context_frames = slots, chunk_frames, left_context_frames
+        self.lookahead_frames = lookahead_frames
         self.chunk_samples = chunk_frames * config.hop_samples
         self.tables = tables
         layers = range(config.num_hidden_layers)
@@ -121,6 +137,8 @@ class StreamCache:
         reach = config.conv_depthwise_kernel_size // 2
         size = (len(layers), slots, config.hidden_size, reach)
         self.convolution = torch.zeros(size, dtype=like.dtype, device=like.device)
+        waiting = (slots, lookahead_frames, config.hidden_size)
+        self.waiting = torch.zeros(waiting, dtype=like.dtype, device=like.device)
         self.pcm_tail = torch.zeros(slots, config.tail_samples, device=like.device)
         self.sums = torch.zeros(slots, 2, dtype=torch.float64, device=like.device)
         self.frames = np.zeros(slots, np.int64)
@@ -130,7 +148,7 @@ class StreamCache:
         """The layers' shares for one step."""
         tables: Sequence[Tensor | None] = self.tables or [None] * len(self.rings)
         together = zip(self.rings, self.convolution, tables, strict=True)
-        return [LayerState(ring, conv, table, turn) for ring, conv, table in together]
+        return [LayerState(ring, conv, table, turn, self.chunk_frames) for ring, conv, table in together]
 
     def advance(self, slots: Sequence[int], full: np.ndarray) -> None:
         """Counts a chunk for the slots whose chunk was full [B]; for the others the stream is over."""
@@ -143,6 +161,7 @@ class StreamCache:
         for tensor in (t for ring in self.rings for t in ring.tensors()):
             tensor[index] = 0  # masked already, but a NaN would come through a weight of zero
         self.convolution[:, index] = 0
+        self.waiting[index] = 0
         self.pcm_tail[index] = 0
         self.sums[index] = 0
         self.frames[list(slots)], self.ended[list(slots)] = 0, False
@@ -158,7 +177,13 @@ class StreamCache:
     def bytes_by_part(self) -> dict[str, int]:
         """What is allocated for all slots, read from the tensors: attention, convolution, and the rest."""
         attention = sum(tensor.nbytes for ring in self.rings for tensor in ring.tensors())
-        rest = self.pcm_tail.nbytes + self.sums.nbytes + self.frames.nbytes + self.ended.nbytes
+        rest = (
+            self.waiting.nbytes
+            + self.pcm_tail.nbytes
+            + self.sums.nbytes
+            + self.frames.nbytes
+            + self.ended.nbytes
+        )
         return {"attention": attention, "convolution": self.convolution.nbytes, "rest": rest}
 
     @property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asr.blocks import Blocks
 from asr.cache import LayerState
 from asr.config import ModelConfig
 
@@ -106,16 +107,25 @@ class ConvolutionModule(nn.Module):
         self.dropout = nn.Dropout(config.conformer_conv_dropout)
 
     def forward(
-        self, x: Tensor, valid: Tensor, chunk_frames: int | None, state: LayerState | None = None
+        self,
+        x: Tensor,
+        valid: Tensor,
+        chunk_frames: int | None,
+        state: LayerState | None = None,
+        blocks: Blocks | None = None,
     ) -> Tensor:
         """[B, T, D], bool [B, T] -> [B, T, D]. With `chunk_frames`, nothing beyond a frame's own chunk is seen.
 
-        With `state` x is one chunk of each stream, and the 15 frames before it are the state's.
+        With `state` x is one block of each stream, and the 15 frames before it are the state's; with `blocks` x is
+        their copies.
         """
         gated = F.glu(pointwise(self.pointwise_conv1, self.layer_norm(x))) * valid[..., None]
         x = gated.transpose(1, 2)
         if state is not None:
             x = self.depthwise_conv(F.pad(state.after_reach(x), (0, self.reach)))
+        elif blocks is not None:
+            out = self.depthwise_conv(F.pad(blocks.cut(x, self.reach), (0, self.reach)))
+            x = out.unflatten(0, (len(x), -1)).transpose(1, 2).flatten(2)
         elif chunk_frames is not None:
             x = self.depthwise_in_chunks(x, chunk_frames)
         else:

@@ -2,7 +2,7 @@
 
 B clips, T frames, D model width, V vocabulary. Module names are those of `transformers`' `Wav2Vec2ConformerForCTC`, so
 that a checkpoint's tensors keep their names. One forward serves both variants and both operators: the whole signal
-(`chunk_frames=None`), and the chunks of a stream, masked out of the whole signal.
+(`chunk_frames=None`), and the chunks of a stream, masked or laid out of the whole signal.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from asr.blocks import Blocks
 from asr.cache import LayerState
 from asr.config import ModelConfig
 from asr.convolution import ConvolutionModule, FeatureProjection, FrontEnd, activation
@@ -26,10 +27,12 @@ ATTENTION = {"mha": MultiHeadAttention, "mla": MultiHeadLatentAttention}
 class Sight(NamedTuple):
     """What the frames of a batch may see; the same for every layer."""
 
-    positions: Tensor  # what `SelfAttention.forward` takes: a table, or rows of one
+    positions: Tensor  # as `SelfAttention.forward` takes them
     valid: Tensor  # bool [B, T]
-    mask: Tensor | None  # bool [B, 1, T, T], or [B, 1, 1, F + C] in a stream
-    chunk_frames: int | None
+    mask: Tensor | None  # bool [B, 1, T, T], or [B, 1, 1, F + C + R] in a stream
+    chunk_frames: int | None = None
+    rows: Tensor | None = None  # as `SelfAttention.forward` takes them
+    blocks: Blocks | None = None  # of which the frames are copies, where chunks look ahead
 
 
 class FeedForward(nn.Module):
@@ -67,9 +70,9 @@ class ConformerLayer(nn.Module):
     def forward(self, x: Tensor, sight: Sight, state: LayerState | None = None) -> Tensor:
         x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x))
         x = x + self.self_attn_dropout(
-            self.self_attn(self.self_attn_layer_norm(x), sight.positions, sight.mask, state)
+            self.self_attn(self.self_attn_layer_norm(x), sight.positions, sight.mask, state, sight.rows)
         )
-        x = x + self.conv_module(x, sight.valid, sight.chunk_frames, state)
+        x = x + self.conv_module(x, sight.valid, sight.chunk_frames, state, sight.blocks)
         x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
         return self.final_layer_norm(x)
 
@@ -119,6 +122,7 @@ class ConformerCTC(nn.Module):
         *,
         chunk_frames: int | None = None,
         left_context_frames: int = 0,
+        lookahead_frames: int = 0,
         intermediate_layer: int | None = None,
         normalised: bool = False,
     ) -> tuple[Tensor, ...]:
@@ -130,6 +134,8 @@ class ConformerCTC(nn.Module):
             chunk_frames: None for the whole signal; C for the streaming operator with chunks of C frames, in which a
                 frame sees its own chunk and `left_context_frames` (F) frames before it.
             left_context_frames: F; unused without `chunk_frames`.
+            lookahead_frames: R, how many frames beyond its chunk a stream has heard when it says what is in it: see
+                `blocks`. Unused without `chunk_frames`.
             intermediate_layer: also return the scores that this layer (counted from 1) gives.
             normalised: the waves are `normalise`d already, as windows of one long clip are.
 
@@ -139,8 +145,13 @@ class ConformerCTC(nn.Module):
         """
         frame_lengths = self.frame_lengths(lengths)
         x = self.feature_projection(self.features(waves, lengths, chunk_frames, normalised))
-        sight = self.sight(x, frame_lengths, chunk_frames, left_context_frames)
-        last, between = self.encoder(x, sight, intermediate_layer)
+        sight = self.sight(x, frame_lengths, chunk_frames, left_context_frames, lookahead_frames)
+        if sight.blocks is None:
+            last, between = self.encoder(x, sight, intermediate_layer)
+        else:
+            last, between = self.encoder(sight.blocks.spread(x), sight, intermediate_layer)
+            last = sight.blocks.final(last)
+            between = None if between is None else sight.blocks.final(between)
         logits = self.lm_head(self.dropout(last))
         if between is None:
             return logits, frame_lengths
@@ -167,10 +178,18 @@ class ConformerCTC(nn.Module):
         return features
 
     def sight(
-        self, x: Tensor, frame_lengths: Tensor, chunk_frames: int | None, left_context_frames: int
+        self,
+        x: Tensor,
+        frame_lengths: Tensor,
+        chunk_frames: int | None,
+        left_context_frames: int,
+        lookahead_frames: int = 0,
     ) -> Sight:
-        """Position table and masks for hidden states [B, T, D]."""
+        """Position table and masks for hidden states [B, T, D], or for their copies where chunks look ahead."""
         config, frames, device = self.config, x.shape[1], x.device
+        if chunk_frames is not None and lookahead_frames:
+            blocks = Blocks(frame_lengths, frames, chunk_frames, left_context_frames, lookahead_frames)
+            return self._sight_of(blocks)
         dtype = self.lm_head.weight.dtype
         if config.position_embeddings_type == "relative":
             positions = relative_table(frames, frames, config.hidden_size, device, dtype)
@@ -181,6 +200,17 @@ class ConformerCTC(nn.Module):
             None if chunk_frames is None else chunk_mask(frames, chunk_frames, left_context_frames, device)
         )
         return Sight(positions, valid, attention_mask(valid, chunks), chunk_frames)
+
+    def _sight_of(self, blocks: Blocks) -> Sight:
+        rows = None
+        if self.config.position_embeddings_type == "relative":
+            like, frames = self.lm_head.weight, blocks.frames
+            span = int(frames[-1] - frames[0]) + 1
+            positions = relative_table(span, span, self.config.hidden_size, like.device, like.dtype)
+            rows = (span - 1 - (frames[:, None] - frames))[None]
+        else:
+            positions = self.turns(blocks.frames)
+        return Sight(positions, blocks.valid, blocks.mask, rows=rows, blocks=blocks)
 
     def turns(self, frames: Tensor) -> Tensor:
         """The rotary table [2, ..., dh] of frames [...]."""

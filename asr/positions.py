@@ -35,7 +35,7 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
 
 
 def ring_ages(starts: Tensor, left_context_frames: int) -> Tensor:
-    """Frames [B] before each chunk -> int64 [B, F]: how many frames ago (1 to F) the ring's place m was written.
+    """Frames [B] before each block -> int64 [B, F]: how many frames ago (1 to F) the ring's place m was written.
 
     Frame t lies at t mod F. A place of age a holds something once a frames have been heard.
     """
@@ -43,15 +43,15 @@ def ring_ages(starts: Tensor, left_context_frames: int) -> Tensor:
     return (starts[:, None] - 1 - places) % max(left_context_frames, 1) + 1
 
 
-def relative_rows(ages: Tensor, chunk_frames: int) -> Tensor:
-    """[B, F] `ring_ages` -> int64 [B, C, F + C]: the row of `relative_table(C, F + C)` that holds query i's offset to
-    each key, first the ring's in its own order, then the chunk's.
+def relative_rows(ages: Tensor, size: int) -> Tensor:
+    """[B, F] `ring_ages` -> int64 [B, N, F + N]: the row of `relative_table(N, F + N)` that holds query i's offset to
+    each key, first the ring's in its own order, then those of the block of N frames itself.
     """
     left = ages.shape[1]
-    query = torch.arange(chunk_frames, device=ages.device)[:, None]
+    query = torch.arange(size, device=ages.device)[:, None]
     to_ring = query + ages[:, None]
-    to_chunk = (query - query.T).expand(len(ages), -1, -1)
-    return left + chunk_frames - 1 - torch.cat((to_ring, to_chunk), -1)
+    to_block = (query - query.T).expand(len(ages), -1, -1)
+    return left + size - 1 - torch.cat((to_ring, to_block), -1)
 
 
 def rotary_table(frames: Tensor, head_size: int, base: float, dtype: torch.dtype) -> Tensor:

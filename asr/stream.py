@@ -2,7 +2,7 @@
 
 What it gives equals the chunk-masked whole forward (`chunk_frames=` in `ConformerCTC.forward`), frame by frame.
 
-B streams in a step, C frames a chunk, F frames of left context, D model width, V vocabulary.
+B streams in a step, C frames a chunk, F frames of left context, R frames of look-ahead, D model width, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -15,37 +15,43 @@ from torch import Tensor
 from asr.attention import SelfAttention
 from asr.cache import StreamCache, Turn
 from asr.encoder import ConformerCTC, Sight
-from asr.masks import valid_frames
 from asr.normalise import normalise_step
 from asr.positions import relative_rows, relative_table, ring_ages
 
 
 def new_cache(
-    model: ConformerCTC, slots: int, chunk_frames: int, left_context_frames: int, int8: bool = False
+    model: ConformerCTC,
+    slots: int,
+    chunk_frames: int,
+    left_context_frames: int,
+    lookahead_frames: int = 0,
+    int8: bool = False,
 ) -> StreamCache:
     """State for `slots` streams, allocated at once, with the layers' position tables.
 
-    Raises ValueError when there would be no slot, no frame in a chunk, or a negative context.
+    Raises ValueError when there would be no slot, no frame in a chunk, or a negative context or look-ahead.
     """
-    if slots < 1 or chunk_frames < 1 or left_context_frames < 0:
+    if slots < 1 or chunk_frames < 1 or left_context_frames < 0 or lookahead_frames < 0:
         raise ValueError(
-            f"slots {slots}, chunk_frames {chunk_frames}, left_context_frames {left_context_frames}: "
-            "at least 1, 1 and 0 are needed"
+            f"slots {slots}, chunk_frames {chunk_frames}, left_context_frames {left_context_frames}, "
+            f"lookahead_frames {lookahead_frames}: at least 1, 1, 0 and 0 are needed"
         )
     config, like = model.config, model.lm_head.weight
     tables = []
     if config.position_embeddings_type == "relative":
-        keys = left_context_frames + chunk_frames
-        offsets = relative_table(chunk_frames, keys, config.hidden_size, like.device, like.dtype)
+        block = lookahead_frames + chunk_frames
+        keys = left_context_frames + block
+        offsets = relative_table(block, keys, config.hidden_size, like.device, like.dtype)
         with torch.inference_mode():
             attentions = [layer.get_submodule("self_attn") for layer in model.encoder.layers]
             tables = [cast(SelfAttention, one).table(offsets).contiguous() for one in attentions]
-    return StreamCache(config, slots, chunk_frames, left_context_frames, tables, int8, like)
+    sizes = chunk_frames, left_context_frames, lookahead_frames
+    return StreamCache(config, slots, *sizes, tables, int8, like)
 
 
 def step(
     model: ConformerCTC, cache: StreamCache, slots: Sequence[int], chunks: Sequence[Tensor], keep: bool = True
-) -> tuple[Tensor, list[int]]:
+) -> tuple[Tensor, list[slice]]:
     """One chunk of each given stream; the cache then holds what later chunks see.
 
     Args:
@@ -53,34 +59,42 @@ def step(
         cache: from `new_cache`.
         slots: B of its slots, each once.
         chunks: float32 [samples] of each, as recorded: 320 C + 80 for a stream that has heard nothing, 320 C for any
-            other. Fewer end the stream.
+            other. Fewer, or none, end the stream.
         keep: False leaves the cache as it is: what the streams would say if they ended now.
 
     Returns:
-        logits [B, C, V], and how many frames of each row count.
+        logits [B, R + C, V] of the frames that waited and the chunk, and which of each row are said: all but the last R
+        while the stream goes on.
 
     Raises:
-        ValueError: a slot that is not there, named twice, or ended; a chunk that is too long. Nothing has changed then;
-            after any other error the streams of the step need a reset.
+        ValueError: a slot that is not there, named twice, or ended; a chunk that is too long; with look-ahead a full
+            one without `keep`, as a stream does not end with it. Nothing has changed then; after any other error the
+            streams of the step need a reset.
     """
     slots = cache.checked(slots)
-    starts = cache.frames[slots]
+    heard = cache.frames[slots]
     waves, ends = _placed(cache, slots, chunks, model.config.tail_samples)
     full = ends == waves.shape[1]
-    index = torch.tensor(slots, device=waves.device)
-    kept = torch.from_numpy(np.flatnonzero(full & keep)).to(waves.device)
-    turn = Turn(index, torch.from_numpy(starts).to(waves.device), kept)
+    if cache.lookahead_frames and not keep and full.any():
+        slot = slots[int(full.argmax())]
+        raise ValueError(f"slot {slot}: a full chunk; with look-ahead only a part of one can be tried")
+    device = waves.device
+    starts = torch.from_numpy(heard - cache.lookahead_frames).to(device)
+    kept = torch.from_numpy(np.flatnonzero(full & keep)).to(device)
+    turn = Turn(torch.tensor(slots, device=device), starts, kept)
     if keep:
         cache.ended[slots] = True  # until all of it is written: a step that fails leaves a part
-    normed = _normalised(cache, turn, waves, torch.from_numpy(ends).to(waves.device))
+    normed = _normalised(cache, turn, waves, torch.from_numpy(ends).to(device))
     features = model.feature_extractor(normed.to(model.lm_head.weight.dtype))
-    frames = [model.config.frames(int(end)) for end in ends]
-    x = model.feature_projection(features)
-    sight = _sight(model, cache, turn.starts, torch.tensor(frames, device=waves.device))
+    frames = np.array([model.config.frames(int(end)) for end in ends])
+    x = _after_waiting(cache, turn, model.feature_projection(features))
+    sight = _sight(model, cache, starts, torch.from_numpy(frames).to(device))
     last, _ = model.encoder(x, sight, states=cache.layers(turn))
     if keep:
         cache.advance(slots, full)
-    return model.lm_head(last), frames
+    first = np.maximum(cache.lookahead_frames - heard, 0)
+    beyond = np.where(full & keep, cache.chunk_frames, cache.lookahead_frames + frames).clip(min=first)
+    return model.lm_head(last), [slice(*ends) for ends in zip(first.tolist(), beyond.tolist(), strict=True)]
 
 
 def _placed(
@@ -105,9 +119,10 @@ def _normalised(cache: StreamCache, turn: Turn, waves: Tensor, ends: Tensor) -> 
     """The rows [B, 320 C + 80] as the front end takes them, with the tails; the cache keeps the new tails and sums."""
     tail = cache.pcm_tail.shape[1]
     place = torch.arange(waves.shape[1], device=waves.device)
-    going = turn.starts > 0
+    before = turn.starts + cache.lookahead_frames
+    going = before > 0
     valid = (place < ends[:, None]) & ((place >= tail) | ~going[:, None])
-    heard = turn.starts * (cache.chunk_samples // cache.chunk_frames) + ends
+    heard = before * (cache.chunk_samples // cache.chunk_frames) + ends
     normed, sums = normalise_step(waves, valid, cache.sums.index_select(0, turn.slots), heard)
     past = cache.pcm_tail.index_select(0, turn.slots)
     normed[:, :tail] = torch.where(going[:, None], past, normed[:, :tail])
@@ -117,14 +132,24 @@ def _normalised(cache: StreamCache, turn: Turn, waves: Tensor, ends: Tensor) -> 
     return normed
 
 
+def _after_waiting(cache: StreamCache, turn: Turn, x: Tensor) -> Tensor:
+    """The chunks [B, C, D] after the frames that waited, [B, R + C, D]; the last R then wait."""
+    if not cache.lookahead_frames:
+        return x
+    block = torch.cat((cache.waiting.index_select(0, turn.slots), x), dim=1)
+    cache.waiting[turn.slots[turn.rows]] = block[turn.rows, cache.chunk_frames :]
+    return block
+
+
 def _sight(model: ConformerCTC, cache: StreamCache, starts: Tensor, frames: Tensor) -> Sight:
-    """What the chunks of C frames, of which `frames` [B] count, see after `starts` [B] frames."""
-    size, device = cache.chunk_frames, starts.device
+    """What blocks of R + C frames that begin with frame `starts` [B], `frames` [B] of the C heard, see."""
+    size = cache.lookahead_frames + cache.chunk_frames
     ages = ring_ages(starts, cache.left_context_frames)
+    place = torch.arange(size, device=starts.device)
+    valid = (starts[:, None] + place >= 0) & (place < cache.lookahead_frames + frames[:, None])
     # a row without a frame sees one, so that its softmax has something to sum over; nobody reads it
-    seen = torch.cat((ages <= starts[:, None], valid_frames(frames.clamp(min=1), size)), -1)
+    some = valid | ~valid.any(-1, keepdim=True) & (place == 0)
+    seen = torch.cat((ages <= starts[:, None], some), -1)[:, None, None]
     if cache.tables:
-        positions = relative_rows(ages, size)
-    else:
-        positions = model.turns(starts[:, None] + torch.arange(size, device=device))
-    return Sight(positions, valid_frames(frames, size), seen[:, None, None], None)
+        return Sight(cache.tables[0], valid, seen, rows=relative_rows(ages, size))
+    return Sight(model.turns(starts[:, None] + place), valid, seen)

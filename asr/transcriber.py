@@ -84,6 +84,7 @@ class Transcriber:
         *,
         chunk_frames: int | None = None,
         left_context_frames: int = 0,
+        lookahead_frames: int = 0,
         normalised: bool = False,
     ) -> list[np.ndarray]:
         """Log-probabilities of each clip, as if it were alone.
@@ -93,19 +94,21 @@ class Transcriber:
                 of over a minute runs by itself in overlapping windows, so that memory stays bounded.
             chunk_frames: None, or C for the chunk-masked whole forward (what a stream with chunks of C frames gives).
             left_context_frames: F, the frames before a chunk that it sees.
+            lookahead_frames: R, the frames after a chunk that are heard before it is said what is in it.
             normalised: the waves are samples of `windows`.
 
         Returns:
             float32 [frames, vocabulary] each; [0, vocabulary] for a clip under 400 samples.
 
         Raises:
-            ValueError: a wave is not one-dimensional, holds NaN or infinity, or C or F is out of range.
+            ValueError: a wave is not one-dimensional, holds NaN or infinity, or C, F or R is out of range.
         """
-        _check(waves, chunk_frames, left_context_frames)
+        _check(waves, chunk_frames, left_context_frames, lookahead_frames)
         if normalised:
             return self._forward(waves, normalised=True)
         if chunk_frames is not None:
-            return self._forward(waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames)
+            sight = {"left_context_frames": left_context_frames, "lookahead_frames": lookahead_frames}
+            return self._forward(waves, chunk_frames=chunk_frames, **sight)
         long = [index for index, wave in enumerate(waves) if self.is_long(len(wave))]
         found = {index: self._in_windows(waves[index]) for index in long}
         rest = [index for index in range(len(waves)) if index not in found]
@@ -118,7 +121,7 @@ class Transcriber:
 
     def windows(self, wave: np.ndarray) -> Iterator[Window]:
         """The windows of one clip, in order: what `log_probs` hears of it. Raises ValueError as that does."""
-        _check([wave], None, 0)
+        _check([wave], None)
         return windows_of(self.config, wave)
 
     def _in_windows(self, wave: np.ndarray) -> np.ndarray:
@@ -144,6 +147,7 @@ class Transcriber:
         *,
         chunk_frames: int | None = None,
         left_context_frames: int = 0,
+        lookahead_frames: int = 0,
         decoding: Beam | None = None,
     ) -> list[Transcript]:
         """Transcripts of waves as `log_probs` takes them, in the same order.
@@ -152,13 +156,19 @@ class Transcriber:
             waves: as for `log_probs`, as are all others but `decoding`.
             chunk_frames: see there.
             left_context_frames: see there.
+            lookahead_frames: see there.
             decoding: None for greedy, or how to search with a beam.
 
         Raises:
             ValueError: as `log_probs`, or `decoding` cannot be used.
             OSError: the file of its n-gram cannot be read.
         """
-        scores = self.log_probs(waves, chunk_frames=chunk_frames, left_context_frames=left_context_frames)
+        scores = self.log_probs(
+            waves,
+            chunk_frames=chunk_frames,
+            left_context_frames=left_context_frames,
+            lookahead_frames=lookahead_frames,
+        )
         return [
             self.transcript(clip, len(wave) / SAMPLE_RATE, decoding)
             for wave, clip in zip(waves, scores, strict=True)
@@ -184,7 +194,13 @@ class Transcriber:
         return search_of(decoding, tuple(self.vocabulary.tokens))
 
     def new_cache(
-        self, slots: int, *, chunk_frames: int, left_context_frames: int, dtype: str | None = None
+        self,
+        slots: int,
+        *,
+        chunk_frames: int,
+        left_context_frames: int,
+        lookahead_frames: int = 0,
+        dtype: str | None = None,
     ) -> StreamCache:
         """State for that many live streams, allocated once.
 
@@ -192,6 +208,8 @@ class Transcriber:
             slots: how many streams there may be at a time.
             chunk_frames: C, the frames of 20 ms that a step takes of each stream.
             left_context_frames: F, the frames before a chunk that it sees.
+            lookahead_frames: R, the frames after a chunk that are heard before it is said what is in it. Each step then
+                computes R + C frames instead of C.
             dtype: None for the model's own, or "int8": half of bfloat16's bytes, with a scale for each frame.
 
         Raises:
@@ -199,17 +217,18 @@ class Transcriber:
         """
         if dtype not in (None, "int8"):
             raise ValueError(f"cache dtype is {dtype!r}; choices: None (the model's own), 'int8'")
-        return stream.new_cache(self.model, slots, chunk_frames, left_context_frames, dtype == "int8")
+        sizes = chunk_frames, left_context_frames, lookahead_frames
+        return stream.new_cache(self.model, slots, *sizes, int8=dtype == "int8")
 
     def chunks(self, wave: np.ndarray, *, chunk_frames: int) -> list[np.ndarray]:
-        """Cuts a clip, float32 [samples], into what `step` takes; the last piece may be short.
+        """Cuts a clip, float32 [samples], into what `step` takes; the last piece, short or empty, ends the stream.
 
         Raises ValueError for what `log_probs` would.
         """
-        _check([wave], chunk_frames, 0)
+        _check([wave], chunk_frames)
         size = chunk_frames * self.config.hop_samples
         first = size + self.config.tail_samples
-        return [wave[:first], *(wave[at : at + size] for at in range(first, len(wave), size))]
+        return [wave[:first], *(wave[at : at + size] for at in range(first, len(wave) + 1, size))]
 
     def step(
         self, cache: StreamCache, slots: Sequence[int], chunks: Sequence[np.ndarray], *, keep: bool = True
@@ -220,27 +239,27 @@ class Transcriber:
             cache: from this model's `new_cache`.
             slots: the streams' slots, each once, in any order.
             chunks: float32 [samples] of each at 16 kHz: 320 C + 80 samples for a stream's first chunk, 320 C for each
-                later one. A shorter one ends the stream, until `cache.reset`.
+                later one. A shorter one, or an empty one, ends the stream, until `cache.reset`.
             keep: False leaves the cache as it is: what the streams would say if they ended now.
 
         Returns:
-            Log-probabilities of each, float32 [frames, vocabulary]: those of `log_probs` with the cache's chunks and
-            context, whatever else is in the batch.
+            Log-probabilities of each, float32 [frames, vocabulary]: those of `log_probs` with the cache's chunks,
+            context and look-ahead, whatever else is in the batch. They lag behind the chunk by the look-ahead, and come
+            up to its end when the stream ends.
 
         Raises:
-            ValueError: a slot that is not there, named twice or ended; a chunk too long, or with NaN or infinity.
+            ValueError: a slot that is not there, named twice or ended; a chunk too long, or with NaN or infinity; a
+                full one to try where the cache looks ahead.
         """
-        _check(chunks, None, 0)
+        _check(chunks, None)
         if len(slots) != len(chunks):
             raise ValueError(f"{len(slots)} slots, but {len(chunks)} chunks")
         if not slots:
             return []
         with torch.inference_mode():
-            logits, frames = stream.step(
-                self.model, cache, slots, [torch.from_numpy(c) for c in chunks], keep
-            )
+            logits, said = stream.step(self.model, cache, slots, [torch.from_numpy(c) for c in chunks], keep)
             log_probs = logits.float().log_softmax(-1).cpu().numpy()
-        return [row[:length] for row, length in zip(log_probs, frames, strict=True)]
+        return [row[frames] for row, frames in zip(log_probs, said, strict=True)]
 
 
 def load(
@@ -291,7 +310,12 @@ def _pad(waves: list[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]
     return batch.to(device), torch.tensor([len(wave) for wave in waves], device=device)
 
 
-def _check(waves: Sequence[np.ndarray], chunk_frames: int | None, left_context_frames: int) -> None:
+def _check(
+    waves: Sequence[np.ndarray],
+    chunk_frames: int | None,
+    left_context_frames: int = 0,
+    lookahead_frames: int = 0,
+) -> None:
     for index, wave in enumerate(waves):
         if not isinstance(wave, np.ndarray):
             raise TypeError(
@@ -305,3 +329,5 @@ def _check(waves: Sequence[np.ndarray], chunk_frames: int | None, left_context_f
         raise ValueError(f"chunk_frames is {chunk_frames}; at least 1, or None for the whole signal")
     if left_context_frames < 0:
         raise ValueError(f"left_context_frames is {left_context_frames}; at least 0")
+    if lookahead_frames < 0:
+        raise ValueError(f"lookahead_frames is {lookahead_frames}; at least 0")

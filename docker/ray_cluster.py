@@ -41,7 +41,7 @@ class Cluster:
         """Deploy the committed configuration, with what is different on one small machine."""
         config = yaml.safe_load(CONFIG.read_text())
         config["http_options"] = {"host": "127.0.0.1", "port": int(self.front.url.rpartition(":")[2])}
-        settings = {"DEVICE": "cpu", "THREADS": 1, "STREAM_MEMORY": "128MiB", "DECODE_WORKERS": 1}
+        settings = {"DEVICE": "cpu", "THREADS": 1, "STREAM_MEMORY": "256MiB", "DECODE_WORKERS": 1}
         (one,) = config["applications"]
         one["runtime_env"]["env_vars"] = {f"MLA_ASR_{name}": str(value) for name, value in settings.items()}
         (deployment,) = one["deployments"]

@@ -163,7 +163,10 @@ def parser() -> Parser:
         type=Path,
         help="JSON of `offline.benchmark offline`: requests beside a benchmark's streams",
     )
-    add("--profile", help="of a benchmark's: chunk in ms / context in s, such as 640/10 (default: its first)")
+    add(
+        "--profile",
+        help="of a benchmark's: milliseconds / seconds, such as 640/10 or 480+160/10 (default: its first)",
+    )
     add("--memory_gib", type=positive, required=True, help="the device's memory")
     add(
         "--cache_share", type=share, default=1.0, help="of it for streams, at most (default: 1, what is left)"

@@ -70,11 +70,11 @@ def read(file: Path, profile: str | None = None, offline: Path | None = None) ->
     rows = [
         row for row in record["results"] if row["cache_dtype"] == "model" and row["path"] in (None, "auto")
     ]
-    profiles = list(dict.fromkeys(f"{row['chunk_ms']}/{row['left_context_s']:g}" for row in rows))
+    profiles = list(dict.fromkeys(map(_profile, rows)))
     chosen = profile or profiles[0]
     if chosen not in profiles:
         raise ConstantsError(f"{file} has no profile {chosen!r}; choices: {', '.join(profiles)}")
-    rows = [row for row in rows if f"{row['chunk_ms']}/{row['left_context_s']:g}" == chosen]
+    rows = [row for row in rows if _profile(row) == chosen]
     table_bytes = record["table_bytes"][chosen.replace("/", "x")]
     speeds = _speeds(_load(offline)) if offline else {}
     arms = dict.fromkeys((row["model"], row["arm"]) for row in rows)
@@ -88,6 +88,12 @@ def read(file: Path, profile: str | None = None, offline: Path | None = None) ->
         )
         for model, arm in arms
     ]
+
+
+def _profile(row: Record) -> str:
+    """As the service spells it."""
+    ahead = f"+{row['lookahead_ms']}" if row.get("lookahead_ms") else ""
+    return f"{row['chunk_ms']}{ahead}/{row['left_context_s']:g}"
 
 
 def _load(file: Path) -> Record:

@@ -20,7 +20,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
 
 GIVE_UP_S = 60.0  # without a message from the server, or a piece that went out to it
-FRAME_S = 0.02  # chunks are whole frames
 Message = dict[str, Any]
 
 
@@ -79,8 +78,9 @@ class Client:
     """One stream, and what was noted of it. Times are of a monotonic clock."""
 
     rate: int
-    first_s: float = 0.0  # of sound that the server needs before its first text
+    first_s: float = 0.0  # of sound that the server needs before it hears the first chunk
     chunk_s: float = 0.0
+    lookahead_s: float = 0.0
     heard_s: list[float] = field(default_factory=list)  # seconds of sound up to each piece sent
     due_at: list[float] = field(default_factory=list)  # when each had been spoken
     late_send_s: list[float] = field(default_factory=list)
@@ -131,10 +131,9 @@ class Client:
             yield piece, samples, started + samples / self.rate
 
     def begin(self, ready: Message) -> None:
-        """Keep how long the server's chunks are."""
-        self.first_s = ready["latency_ms"] / 1000
-        # Whole frames, without the receptive field's tail.
-        self.chunk_s = self.first_s // FRAME_S * FRAME_S
+        """Keep how long the server's chunks are, and its look-ahead."""
+        self.chunk_s, self.lookahead_s = ready["chunk_ms"] / 1000, ready["lookahead_ms"] / 1000
+        self.first_s = ready["latency_ms"] / 1000 - self.lookahead_s
 
     def sent(self, samples: int, due: float, now: float) -> None:
         """Keep that the piece up to so many samples goes out now, and when it was due."""
@@ -151,7 +150,7 @@ class Client:
             self.texts.append(message["text"])
         if message["type"] == "partial":
             tail_s = self.first_s - self.chunk_s  # the last frame reaches so far beyond its own place
-            self.partial_s.append(now - self.when_due(message["audio_s"] + tail_s))
+            self.partial_s.append(now - self.when_due(message["audio_s"] + self.lookahead_s + tail_s))
         elif message["type"] == "final" and not self.ended and self.heard_s[-1] >= self.first_s:
             full = self.first_s + (self.heard_s[-1] - self.first_s) // self.chunk_s * self.chunk_s
             self.final_s.append(now - self.when_due(full))

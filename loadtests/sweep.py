@@ -44,7 +44,7 @@ from loadtests.scrape import scrape
 from loadtests.service_process import ROOT, Service, ServiceError, git_commit, serving
 from loadtests.store import Store, StoreError
 
-PROFILE = "640/10"
+PROFILE = "480+160/10"
 MIX_CLIPS = 60
 
 
@@ -177,7 +177,11 @@ def parser() -> Parser:
     )
     add("--manifest", type=Path, default=clips.SPEECH, help=clips.MANIFEST_HELP)
     add("--seed", type=int, default=1, help="of the mix, and of when requests are due (default: 1)")
-    add("--profile", default=PROFILE, help=f"of streams: chunk in ms / context in s (default: {PROFILE})")
+    add(
+        "--profile",
+        default=PROFILE,
+        help=f"of streams: chunk + look-ahead in ms / context in s (default: {PROFILE})",
+    )
     add(
         "--stream_memory",
         type=size_bytes,
@@ -206,9 +210,9 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     if wrong:
         parsing.error(f"--models: {wrong[0]!r} is not name=source, such as mla=mla")
     options.models = dict(pair.split("=", 1) for pair in options.models)
-    chunk, _, context = options.profile.partition("/")
-    if not (chunk.isdigit() and context.replace(".", "", 1).isdigit()):
-        parsing.error(f"--profile: {options.profile!r} is not chunk/context, such as 640/10")
+    heard, _, context = options.profile.partition("/")
+    if not (heard.replace("+", "", 1).isdigit() and context.replace(".", "", 1).isdigit()):
+        parsing.error(f"--profile: {options.profile!r} is not chunk/context, such as 640/10 or 480+160/10")
     if options.repeats is not None and (options.repeats % 2 or not options.repeats):
         parsing.error(
             f"--repeats is {options.repeats}; it must be even, so that each model is first equally often"

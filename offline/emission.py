@@ -55,7 +55,7 @@ def parser() -> cli.Parser:
 
 
 def shown(
-    model: asr.Transcriber, wave: NDArray[np.float32], scores: NDArray[np.float32], size: int
+    model: asr.Transcriber, wave: NDArray[np.float32], scores: NDArray[np.float32], size: int, ahead: int = 0
 ) -> list[Shown]:
     """The words of one stream.
 
@@ -64,12 +64,15 @@ def shown(
         wave: the recording, float32 [samples] at 16 kHz.
         scores: log-probabilities [frames, vocabulary] of all of its chunks.
         size: C, frames a chunk.
+        ahead: R, frames of look-ahead.
     """
     decoder = StreamDecoder(model.vocabulary, model.seconds_per_frame)
     heard_samples, stands = 0, list[Shown]()
-    for turn, piece in enumerate(model.chunks(wave, chunk_frames=size)):
+    pieces = model.chunks(wave, chunk_frames=size)
+    ends = [max((turn + 1) * size - ahead, 0) for turn in range(len(pieces) - 1)]
+    for piece, said in zip(pieces, np.split(scores, ends), strict=True):
         heard_samples += len(piece)
-        decoder.push(scores[turn * size : (turn + 1) * size])
+        decoder.push(said)
         now = [word.word for word in decoder.words]
         pairs = zip(stands, now, strict=False)
         kept = [one for one, _ in takewhile(lambda pair: pair[0][0] == pair[1], pairs)]
@@ -105,7 +108,7 @@ def measure(
         for profile in chosen:
             scores = hearing.streamed(model, waves, profile)
             for transcript, wave, clip in zip(whole, waves, scores, strict=True):
-                stream = shown(model, wave, clip, profile.chunk_frames or 0)
+                stream = shown(model, wave, clip, profile.chunk_frames or 0, profile.lookahead_frames)
                 delays[str(profile)] += delays_s(transcript.words, stream)
         bar.update(len(batch))
     return {name: summary(words, values) for name, values in delays.items()}

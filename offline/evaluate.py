@@ -10,8 +10,10 @@ model under each an arm of its own, mla@640ms/10s and so on. Streams run through
 served, a batch of them in one cache. A profile is one of
 
   full                     whole recordings; the arm is called by its model alone
-  fast, balanced, long     what the service calls so: 320x5, 640x10, 640x30
+  fast, balanced, long     what the service calls so: 200+120x5, 480+160x10, 480+160x30
   640x10                   chunks of 640 ms, each with the 10 s before it
+  480+160x10               chunks of 480 ms; what is in them is said when 160 ms more have been heard, so nothing
+                           waits longer than with chunks of 640, but each step computes a third more
   640x10/int8              the same with its cache in int8; --cache_dtype model,int8 gives all streams in both
   naive-640x10             without a cache: every chunk and the 10 s before it run anew, as a clip of its own
 
@@ -20,9 +22,9 @@ Their scores become text greedily, or by --decoding in several ways in one run, 
 --output_file X.json is one object; X.jsonl beside it holds a line for each utterance (offline/evaluation/records.py):
 
   what      git_commit, device, machine, threads, versions, and per arm: model, profile, chunk_frames,
-            left_context_frames, folder, folder_hash (SHA-256 of the weights), attention, method (of its conversion),
-            parameters, weight_bytes, cached_values_per_frame, cache_bytes_per_second; bytes_per_stream (allocated) of
-            a stream
+            left_context_frames, lookahead_frames (where there are any), folder, folder_hash (SHA-256 of the weights),
+            attention, method (of its conversion), parameters, weight_bytes, cached_values_per_frame,
+            cache_bytes_per_second; bytes_per_stream (allocated) of a stream
   how       command, manifests (name: SHA-256), and the settings
   results   per arm: total, and by_domain, by_engine, by_voice, by_manifest (name: figures). Figures: utterances,
             words, audio_s, wer (upper case), wer_95 (bounds, bootstrap over utterances: of these voices and sentences;

@@ -34,20 +34,26 @@ def forward_flops(config: ModelConfig, samples: Sequence[int], absorbed: Sequenc
 
 
 def step_flops(
-    config: ModelConfig, chunk_frames: int, left_context_frames: int, absorbed: Sequence[bool] = ()
+    config: ModelConfig,
+    chunk_frames: int,
+    left_context_frames: int,
+    lookahead_frames: int = 0,
+    absorbed: Sequence[bool] = (),
 ) -> int:
     """Operations of one stream's full chunk of C frames after a ring of F, counted as in `forward_flops`.
 
-    Position tables are made once for all steps and cost nothing here; a query is scored with their F + 2 C offsets. On
-    the expanded path K and V are made anew of all F + C latents in every step.
+    The layers compute a block of N = C + R frames, those that waited and the chunk. Position tables are made once for
+    all steps and cost nothing here; a query is scored with their F + 2 N offsets. On the expanded path K and V are made
+    anew of all F + N latents in every step.
     """
-    keys, width = left_context_frames + chunk_frames, config.hidden_size
+    block, width = chunk_frames + lookahead_frames, config.hidden_size
+    keys = left_context_frames + block
     flops = _front_end(config, chunk_frames * config.hop_samples + config.tail_samples)
-    flops += 2 * chunk_frames * width * (config.conv_dim[-1] + config.vocab_size)
+    flops += 2 * width * (chunk_frames * config.conv_dim[-1] + block * config.vocab_size)
     for layer in range(config.num_hidden_layers):
         attends = bool(absorbed) and absorbed[layer]
-        flops += _layer(config, chunk_frames)
-        flops += _attention(config, chunk_frames, keys, keys + chunk_frames, layer, attends)
+        flops += _layer(config, block)
+        flops += _attention(config, block, keys, keys + block, layer, attends)
     return flops
 
 

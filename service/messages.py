@@ -95,13 +95,18 @@ def read_start(text: str | None) -> Start:
 
 
 def ready(session_id: str, slots: Slots) -> dict[str, Any]:
-    """`latency_ms` is how much audio has to be there before the first of it is heard."""
-    latency_ms = math.ceil((slots.chunk_samples + slots.tail_samples) / SAMPLE_RATE * 1000)
+    """`latency_ms` is the longest that a sound waits for others before it is said: its chunk, the look-ahead behind it,
+    and what the last frame reaches beyond that.
+    """
+    profile = slots.profile
+    tail_ms = math.ceil(slots.tail_samples / SAMPLE_RATE * 1000)
     return {
         "type": "ready",
         "session_id": session_id,
-        "profile": slots.profile.name,
-        "latency_ms": latency_ms,
+        "profile": profile.name,
+        "latency_ms": profile.chunk_ms + profile.lookahead_ms + tail_ms,
+        "chunk_ms": profile.chunk_ms,
+        "lookahead_ms": profile.lookahead_ms,
     }
 
 

@@ -157,6 +157,7 @@ def _profiles(service: Transcription) -> dict[str, list[ProfileCard]]:
         card = ProfileCard(
             name=slots.profile.name,
             chunk_ms=slots.profile.chunk_ms,
+            lookahead_ms=slots.profile.lookahead_ms,
             left_context_s=slots.profile.left_context_s,
             cache_bytes_per_stream=slots.bytes_per_stream,
             slots=slots.total,

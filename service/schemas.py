@@ -87,7 +87,8 @@ class OpenAIOptions(TranscribeOptions):
     )
     language: str = Field(
         "",
-        description="The model's own language; another is refused. X-Ignored-Options tells that it changes nothing.",
+        description="The model's own language; another is refused. A model that names none takes any, and the answer "
+        "says what was given. X-Ignored-Options tells that it changes nothing.",
     )
     prompt: Any = Field(None, description=IGNORED)
     temperature: Any = Field(None, description=IGNORED)
@@ -141,7 +142,7 @@ class Transcription(BaseModel):
     task: Literal["transcribe"] | None = None
     text: str
     model: str
-    language: str
+    language: str | None = None
     duration: float
     words: list[Word] | None = None
     segments: list[Segment] | None = None
@@ -222,10 +223,13 @@ class ErrorAnswer(BaseModel):
 
 
 class ProfileCard(BaseModel):
-    """How streams of a model can be had: the length of a chunk, what it sees before it, and what a stream takes."""
+    """How streams of a model can be had: the length of a chunk, what is heard behind it before it is said, what it sees
+    before it, and what a stream takes.
+    """
 
     name: str
     chunk_ms: int
+    lookahead_ms: int
     left_context_s: float
     cache_bytes_per_stream: int
     slots: int
@@ -234,7 +238,8 @@ class ProfileCard(BaseModel):
 class ModelCard(BaseModel):
     """One model; sizes in bytes. Without `attention` and the rest where the model did not load.
 
-    `created` is when it was loaded, in seconds since 1970; `alias_of` names the model that an alias stands for.
+    `language` is left out where the model's configuration names none; `created` is when it was loaded, in seconds since
+    1970; `alias_of` names the model that an alias stands for.
     """
 
     id: str
@@ -243,7 +248,7 @@ class ModelCard(BaseModel):
     owned_by: str = "mla-asr"
     alias_of: str | None = None
     status: Literal["loading", "ready", "failed"] = "loading"
-    language: str = "en"
+    language: str | None = None
     attention: dict[str, Any] | None = None
     parameters: int | None = None
     weight_bytes: int | None = None

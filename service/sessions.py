@@ -1,8 +1,8 @@
 """One live stream between its socket and the device: what it has sent, chunk by chunk, and what is said to it.
 
 Audio lies on a grid of chunks from its first sample on. Whatever is asked for, the grid stays: a flush tries the part
-of a chunk that is there, and leaves everything as it was. Where what the resampler still held completes a chunk, that
-is heard for good, and left out when it comes again.
+of a chunk that is there, with what waits for its look-ahead, and leaves everything as it was. Where what the resampler
+still held completes a chunk, that is heard for good, and left out when it comes again.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Session:
         self._came, self._went = asyncio.Event(), asyncio.Event()
         self._heard_at = -math.inf  # when the latest chunk had been heard,
         self._heard_since = -math.inf  # and when its audio was there
-        self._tried = 0  # samples of the part of a chunk that the latest flush has tried
+        self._tried: int | None = 0  # samples of the part of a chunk that the latest flush has tried
         self._piece: Piece | None = None  # the latest that went to the device
         self.owes = True
         self.when_quiet: Callable[[], None] = lambda: None
@@ -242,14 +242,22 @@ class Session:
 
     async def _hear(self, work: Work, since: float) -> list[Event]:
         if work.ends:
-            said = await self._said(await self._step(work, since, keep=True)) if len(work.samples) else []
+            there = len(work.samples) or self._waits
+            said = await self._said(await self._step(work, since, keep=True)) if there else []
             finals = [event for event in said if isinstance(event, Final)]  # a partial's final comes at once
             return [*finals, *self._segments.end()]
         if work.full:
             said = await self._said(await self._step(work, since, keep=True))
+            if work.marks and self._waits:
+                said += await self._try(Work(work.samples[:0], work.arrived), since)
         else:
             said = await self._try(work, since)
         return [*said, *(Flushed(mark.id) for mark in work.marks)]
+
+    @property
+    def _waits(self) -> bool:
+        """Whether frames may wait for their look-ahead, so that there is something to say even without new samples."""
+        return self._piece is not None and self.slots.profile.lookahead_ms > 0
 
     async def _try(self, work: Work, since: float) -> list[Partial | Final]:
         if len(work.samples) == self._tried:
@@ -282,7 +290,7 @@ class Session:
         self._steps.submit(self._piece)
         heard: ChunkScores = await asyncio.wrap_future(self._piece.future)
         if keep:
-            self._tried = 0
+            self._tried = None if self._waits else 0
             self._heard_at, self._heard_since = time.monotonic(), since
             self.usage.steps += 1
             self.usage.late_steps += heard.late

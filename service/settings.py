@@ -21,11 +21,14 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of a live stream is heard at a time, and how much of what came before it is still known."""
+    """How much of a live stream is heard at a time, how much of what came before it is still known, and how long what
+    was heard waits until it is said.
+    """
 
     name: str
     chunk_ms: int
     left_context_s: float
+    lookahead_ms: int = 0
 
 
 class Settings(BaseSettings):
@@ -114,7 +117,9 @@ class Settings(BaseSettings):
         "not given it is learnt from the time that batches take",
     )
     max_queue_s: float = Field(
-        20.0, gt=0, description="work waiting for the device, at the speed that it shows (429 above)"
+        20.0,
+        gt=0,
+        description="work waiting for the device, or for a search, at the speed that it shows (429 above)",
     )
     max_queue_audio_s: float = Field(
         3600.0, gt=0, description="audio waiting for the device, and audio of long clips in work (429 above)"
@@ -127,10 +132,11 @@ class Settings(BaseSettings):
         "device then, such as 0.5; 0 for no live streams",
     )
     stream_profiles: Annotated[dict[str, str], NoDecode] = Field(
-        {"balanced": "640/10", "fast": "320/5", "long": "640/30"},
+        {"balanced": "480+160/10", "fast": "200+120/5", "long": "480+160/30"},
         min_length=1,
-        description="name=chunk/context pairs (repeat the option, or part them by commas): milliseconds of audio "
-        "that are heard at a time, and seconds before them that are still known; the first is the default",
+        description="name=chunk/context or name=chunk+lookahead/context pairs (repeat the option, or part them by "
+        "commas): milliseconds of audio that are heard at a time, milliseconds more that are heard before it is said "
+        "what is in them, and seconds before them that are still known; the first is the default",
     )
     cache_dtype: Literal["int8"] | None = Field(
         None, description="type of the caches; the model's own when not given"

@@ -157,6 +157,7 @@ def _cache(model: Any, profile: Profile, dtype: str | None, slots: int) -> Any:
         slots,
         chunk_frames=round(profile.chunk_ms / 1000 / model.seconds_per_frame),
         left_context_frames=round(profile.left_context_s / model.seconds_per_frame),
+        lookahead_frames=round(profile.lookahead_ms / 1000 / model.seconds_per_frame),
         dtype=dtype,
     )
 

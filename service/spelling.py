@@ -31,12 +31,14 @@ def pair(text: str) -> tuple[str, str]:
     return name, source
 
 
-def profile(name: str, sizes: str) -> tuple[int, float]:
-    """Milliseconds of a chunk and seconds of context, from chunk/context."""
-    found = re.fullmatch(r"(\d+)/(\d+(?:\.\d+)?)", sizes)
-    if not found or not name or int(found[1]) % FRAME_MS or not FRAME_MS <= int(found[1]) <= 10_000:
+def profile(name: str, sizes: str) -> tuple[int, float, int]:
+    """Milliseconds of a chunk, seconds of context, milliseconds of look-ahead, from chunk+lookahead/context."""
+    found = re.fullmatch(r"(\d+)(?:\+(\d+))?/(\d+(?:\.\d+)?)", sizes)
+    chunk_ms, lookahead_ms = (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+    fits = FRAME_MS <= chunk_ms <= 10_000 and lookahead_ms <= 10_000
+    if not found or not name or not fits or chunk_ms % FRAME_MS or lookahead_ms % FRAME_MS:
         raise ValueError(
-            f"{name}={sizes} is not name=chunk/context, such as balanced=640/10: a chunk of up to 10000 ms, a "
-            f"multiple of {FRAME_MS}, and seconds of context"
+            f"{name}={sizes} is not name=chunk/context or name=chunk+lookahead/context, such as balanced=480+160/10: a "
+            f"chunk and a look-ahead of up to 10000 ms, multiples of {FRAME_MS}, and seconds of context"
         )
-    return int(found[1]), float(found[2])
+    return chunk_ms, float(found[3]), lookahead_ms

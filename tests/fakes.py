@@ -23,15 +23,16 @@ class FakeConfig:
 
 
 class FakeCache:
-    """The grid of a `StreamCache`, and the tail of each slot; nothing more is remembered."""
+    """The grid of a `StreamCache`, the tail of each slot, and the scores that wait for their look-ahead."""
 
     bytes_per_slot = 1000
     table_bytes = 0
 
-    def __init__(self, slots: int, chunk_frames: int) -> None:
-        self.slots = slots
+    def __init__(self, slots: int, chunk_frames: int, lookahead_frames: int) -> None:
+        self.slots, self.lookahead_frames = slots, lookahead_frames
         self.chunk_samples = chunk_frames * HOP_SAMPLES
         self.tails = [np.zeros(0, np.float32)] * slots
+        self.waiting = [np.zeros((0, len(LETTERS)), np.float32)] * slots
         self.ended = [False] * slots
         self.resets: list[int] = []
 
@@ -42,6 +43,7 @@ class FakeCache:
     def reset(self, slots: Sequence[int]) -> None:
         for slot in slots:
             self.tails[slot], self.ended[slot] = np.zeros(0, np.float32), False
+            self.waiting[slot] = np.zeros((0, len(LETTERS)), np.float32)
             self.resets.append(slot)
 
 
@@ -86,9 +88,15 @@ class FakeTranscriber:
         return Transcript(text, words, duration_s)
 
     def new_cache(
-        self, slots: int, *, chunk_frames: int, left_context_frames: int, dtype: str | None = None
+        self,
+        slots: int,
+        *,
+        chunk_frames: int,
+        left_context_frames: int,
+        lookahead_frames: int = 0,
+        dtype: str | None = None,
     ) -> FakeCache:
-        return FakeCache(slots, chunk_frames)
+        return FakeCache(slots, chunk_frames, lookahead_frames)
 
     def step(
         self, cache: FakeCache, slots: Sequence[int], chunks: Sequence[np.ndarray], *, keep: bool = True
@@ -105,7 +113,8 @@ class FakeTranscriber:
         assert not cache.ended[slot], f"slot {slot} was not reset"
         wave = np.concatenate((cache.tails[slot], chunk))
         full = cache.chunk_samples + TAIL_SAMPLES
-        assert len(wave) <= full
+        going = len(wave) == full
+        assert len(wave) < full or (going and keep)
         if keep:
             cache.tails[slot] = wave[-TAIL_SAMPLES:]
             cache.ended[slot] = len(wave) < full
@@ -113,7 +122,11 @@ class FakeTranscriber:
         best = np.round(wave[: frames * HOP_SAMPLES : HOP_SAMPLES] / LOUDNESS).astype(int) % len(LETTERS)
         scores = np.full((frames, len(LETTERS)), -5.0, np.float32)
         scores[np.arange(frames), best] = -0.1
-        return scores
+        scores = np.concatenate((cache.waiting[slot], scores))
+        said = max(len(scores) - cache.lookahead_frames, 0) if going else len(scores)
+        if going:
+            cache.waiting[slot] = scores[said:]
+        return scores[:said]
 
 
 def spoken(text: str, *, frames_per_letter: int = 4) -> np.ndarray:

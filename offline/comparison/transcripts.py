@@ -16,7 +16,7 @@ from offline import provenance
 
 # What may differ between two runs of one model without its being another task: rounding, and nothing else.
 NUMERICS = ("dtype", "batch_size", "batch_seconds", "device", "engine", "attn_implementation")
-CHUNKS = ("chunk_frames", "left_context_frames", "chunk_ms", "left_context_s", "profile")
+CHUNKS = ("chunk_frames", "left_context_frames", "lookahead_frames", "chunk_ms", "left_context_s", "profile")
 SIGHT = (*CHUNKS, "decoding")  # what makes another task of it
 # Of one utterance: words inserted before word 1, what was heard for word 1, inserted before word 2...
 Slots = list[str]

@@ -35,6 +35,7 @@ def _changed(arm: Arm, waves: list[Any]) -> dict[str, Any]:
     sizes = {
         "chunk_frames": arm.profile.chunk_frames,
         "left_context_frames": arm.profile.left_context_frames,
+        "lookahead_frames": arm.profile.lookahead_frames,
     }
     whole = np.concatenate([arm.model.log_probs([wave], **sizes)[0] for wave in waves])  # type: ignore[arg-type]
     stream = np.concatenate(streamed(arm.model, waves, arm.profile))

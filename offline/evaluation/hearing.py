@@ -1,6 +1,6 @@
 """Scores of recordings, heard as a profile says. A live stream is run as it is served: by the streaming operator.
 
-C frames a chunk, F frames of left context.
+C frames a chunk, F frames of left context, R frames of look-ahead.
 """
 
 from collections.abc import Sequence
@@ -51,11 +51,13 @@ def streamed(model: asr.Transcriber, waves: list[Wave], profile: Profile) -> lis
 
 def new_cache(model: asr.Transcriber, slots: int, profile: Profile, frames: int | None = None) -> StreamCache:
     """Returns a cache for streams of at most so many frames: no left context beyond those is allocated and read."""
-    size, left = _chunk(profile), profile.left_context_frames
+    size, left, ahead = _chunk(profile), profile.left_context_frames, profile.lookahead_frames
     if frames is not None:
-        left = min(left, max(frames - 1, 0) // size * size)
+        last = (frames if ahead else frames - 1) // size * size  # without look-ahead no block is empty
+        left = min(left, max(last - ahead, 0))
     dtype = "int8" if profile.int8 else None
-    return model.new_cache(slots, chunk_frames=size, left_context_frames=left, dtype=dtype)
+    sizes = {"chunk_frames": size, "left_context_frames": left, "lookahead_frames": ahead}
+    return model.new_cache(slots, **sizes, dtype=dtype)
 
 
 def naive(model: asr.Transcriber, waves: list[Wave], profile: Profile) -> list[Wave]:

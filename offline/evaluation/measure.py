@@ -76,6 +76,7 @@ def _facts(arm: Arm) -> dict[str, Any]:
         "profile": str(profile),
         "chunk_frames": profile.chunk_frames,
         "left_context_frames": None if profile.chunk_frames is None else profile.left_context_frames,
+        **({"lookahead_frames": profile.lookahead_frames} if profile.lookahead_frames else {}),
         "folder": provenance.tidy(model.folder),
         "folder_hash": model.folder_hash,
         "attention": model.config.attention.to_dict(),

@@ -1,7 +1,7 @@
 """Ways to hear a recording: whole, in a live stream's chunks, or chunk by chunk with nothing kept in between.
 
 >>> [str(parse(name)) for name in ("full", "balanced", "320x2/int8", "naive-640x10")]
-['full', '640ms/10s', '320ms/2s/int8', 'naive-640ms/10s']
+['full', '480+160ms/10s', '320ms/2s/int8', 'naive-640ms/10s']
 """
 
 import math
@@ -13,22 +13,26 @@ from dataclasses import dataclass, replace
 FRAME_MS = 20
 LEFT_CONTEXT_FRAMES = 500
 NAMED = {
-    "fast": "320x5",
-    "balanced": "640x10",
-    "long": "640x30",
+    "fast": "200+120x5",
+    "balanced": "480+160x10",
+    "long": "480+160x30",
 }  # the service's names, and what they stand for
-FORMS = "<chunk ms>x<seconds before it> such as 640x10 (640x10/int8: cache in int8), naive-640x10 (no cache)"
+FORMS = (
+    "<chunk ms>x<seconds before it> such as 640x10 (640x10/int8: cache in int8), 480+160x10 (160 ms of look-ahead), "
+    "naive-640x10 (no cache)"
+)
 CHOICES = ("full", *NAMED, FORMS)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a frame may see: everything, or its chunk of C frames and at most F frames before that."""
+    """What a frame may see: everything, or its chunk of C frames, R frames after it, and at most F before it."""
 
     chunk_frames: int | None = None
     left_context_frames: int = 0
     naive: bool = False  # each chunk and what is before it as a clip of its own
     int8: bool = False
+    lookahead_frames: int = 0
 
     @property
     def streamed(self) -> bool:
@@ -42,7 +46,8 @@ class Profile:
     def __str__(self) -> str:
         if self.chunk_frames is None:
             return "full"
-        sizes = f"{self.chunk_frames * FRAME_MS}ms/{self.left_context_s:g}s"
+        ahead = f"+{self.lookahead_frames * FRAME_MS}" if self.lookahead_frames else ""
+        sizes = f"{self.chunk_frames * FRAME_MS}{ahead}ms/{self.left_context_s:g}s"
         return f"{'naive-' * self.naive}{sizes}{'/int8' * self.int8}"
 
 
@@ -52,14 +57,16 @@ FULL = Profile()
 def parse(text: str) -> Profile:
     """Returns the profile of a name, or of sizes. Raises ValueError, which lists the choices."""
     body, slash, kind = text.partition("/")
-    found = re.fullmatch(r"(naive-)?(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)", NAMED.get(body, body))
+    number = r"(\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"(naive-)?{number}(?:\+{number})?x{number}", NAMED.get(body, body))
     if text == "full":
         return FULL
-    if not found or (slash and (kind != "int8" or found[1])):
+    if not found or (slash and (kind != "int8" or found[1])) or (found[1] and found[3]):
         raise ValueError(f"--profile {text!r} is none; choices: {', '.join(CHOICES)}")
     chunk = whole_frames(f"--profile {text}: the chunk", float(found[2]), 1, 1)
-    left = whole_frames(f"--profile {text}: the context", float(found[3]), 1000, 0)
-    return Profile(chunk, left, bool(found[1]), kind == "int8")
+    ahead = whole_frames(f"--profile {text}: the look-ahead", float(found[3] or 0), 1, 0)
+    left = whole_frames(f"--profile {text}: the context", float(found[4]), 1000, 0)
+    return Profile(chunk, left, bool(found[1]), kind == "int8", ahead)
 
 
 def whole_frames(what: str, value: float, unit_ms: int, least: int) -> int:

@@ -27,13 +27,13 @@ def _by(points: Sequence[Point], name: str, unit: float, label: str) -> Figure:
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots()
     families = list(dict.fromkeys(point.family for point in sorted(points, key=lambda point: -point.kept)))
-    groups: dict[tuple[str, str, int], list[Point]] = {}
+    groups: dict[tuple[str, str, str], list[Point]] = {}
     for point in sorted(points, key=lambda point: (-point.kept, point.left_context_s)):
-        groups.setdefault((point.family, point.cache_dtype, point.chunk_ms), []).append(point)
-    for (family, dtype, chunk_ms), group in groups.items():
+        groups.setdefault((point.family, point.cache_dtype, point.chunk), []).append(point)
+    for (family, dtype, chunk), group in groups.items():
         x, y = [getattr(point, name) / unit for point in group], [point.wer for point in group]
         style = "--" if dtype == "int8" else "-"
-        called = f"{family}{', int8' if dtype == 'int8' else ''}, {chunk_ms} ms"
+        called = f"{family}{', int8' if dtype == 'int8' else ''}, {chunk} ms"
         axes.plot(x, y, style, marker="o", markersize=4, color=f"C{families.index(family)}", label=called)
         for point, at, height in zip(group, x, y, strict=True):
             shift = (4, 4)

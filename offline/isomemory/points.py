@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offline.speed.placed import sizes_of
+
 Json = dict[str, Any]
 ARM = re.compile(
-    r"(?P<name>.+)@(?P<chunk_ms>\d+)ms/(?P<left_context_s>\d+(?:\.\d+)?)s(?P<int8>/int8)?(?P<search>\+.+)?"
+    r"(?P<name>.+)@(?P<chunk>\d+(?:\+\d+)?)ms/(?P<left_context_s>\d+(?:\.\d+)?)s(?P<int8>/int8)?(?P<search>\+.+)?"
 )
 NEAR = 0.02  # ranks are rounded to what the width allows, so that shares differ a little between shapes
 LOSSLESS = 0.5
@@ -31,6 +33,7 @@ class InputError(ValueError):
 class Point:
     """One way to keep a stream's past: what it costs, and how well it hears.
 
+    `chunk` is its milliseconds, with those of the look-ahead where there are any: 480+160.
     `attention_bytes` is a part of `bytes_per_stream`. `step_s` is that of one stream in a batch of `streams`: the
     median step over their number. `errors` and `words` are those of each utterance, where the transcripts are there.
     """
@@ -39,7 +42,7 @@ class Point:
     family: str
     kept: float
     cache_dtype: str
-    chunk_ms: int
+    chunk: str
     left_context_s: float
     wer: float
     bytes_per_stream: int
@@ -116,7 +119,7 @@ class Costs:
             for row in self.content["results"]
             if not row["out_of_memory"] and row["path"] in (None, "auto")
         ]
-        groups = {(row["arm"], row["cache_dtype"], row["chunk_ms"], row["left_context_s"]) for row in rows}
+        groups = {(row["arm"], row["cache_dtype"], str(sizes_of(row))) for row in rows}
         numbers = {row["streams"] for row in rows}
         common = [n for n in numbers if sum(row["streams"] == n for row in rows) == len(groups)]
         if streams is None and not common:
@@ -129,11 +132,11 @@ class Costs:
             known = ", ".join(map(str, sorted(numbers)))
             raise InputError(f"{file} has no steps of {self.streams} streams; choices: {known}")
 
-    def of(self, kept: float, cache_dtype: str, chunk_ms: int, left_context_s: float) -> Json | None:
+    def of(self, kept: float, cache_dtype: str, chunk: str, left_context_s: float) -> Json | None:
         """The row that fits; None where there is none."""
-        wanted = (cache_dtype, chunk_ms, left_context_s)
+        wanted = (cache_dtype, f"{chunk}x{left_context_s:g}")
         for row in self._rows:
-            found = (row["cache_dtype"], row["chunk_ms"], row["left_context_s"])
+            found = (row["cache_dtype"], str(sizes_of(row)))
             if found == wanted and abs(self._kept[row["arm"]] - kept) < NEAR:
                 return row
         return None
@@ -189,7 +192,7 @@ def _rows(file: Path, content: Json) -> list[Json]:
 
 
 def _point(arm: str, named: re.Match[str], kept: float, wer: float, costs: Costs) -> Point | None:
-    sizes = int(named["chunk_ms"]), float(named["left_context_s"])
+    sizes = named["chunk"], float(named["left_context_s"])
     dtype = "int8" if named["int8"] else "model"
     row = costs.of(kept, dtype, *sizes)
     if row is None:

@@ -112,7 +112,7 @@ def verdicts(points: Sequence[Point]) -> list[Verdict]:
             other
             for other in points
             if not other.compressed
-            and other.chunk_ms == point.chunk_ms
+            and other.chunk == point.chunk
             and other.bytes_per_stream <= point.bytes_per_stream
         ]
         best = min(rivals, key=lambda other: (other.wer, other.bytes_per_stream), default=None)
@@ -122,9 +122,9 @@ def verdicts(points: Sequence[Point]) -> list[Verdict]:
 
 def what_context_buys(points: Sequence[Point]) -> list[Json]:
     """Of every family and type of cache: WER with the longest context minus that with the shortest."""
-    groups: dict[tuple[str, str, int], list[Point]] = {}
+    groups: dict[tuple[str, str, str], list[Point]] = {}
     for point in points:
-        groups.setdefault((point.family, point.cache_dtype, point.chunk_ms), []).append(point)
+        groups.setdefault((point.family, point.cache_dtype, point.chunk), []).append(point)
     found = []
     for group in groups.values():
         short, *_, long = sorted(group * 2, key=lambda point: point.left_context_s)
@@ -153,5 +153,5 @@ def at_equal_context(points: Sequence[Point]) -> list[Json]:
     return found
 
 
-def _window(point: Point) -> tuple[str, int, float]:
-    return point.cache_dtype, point.chunk_ms, point.left_context_s
+def _window(point: Point) -> tuple[str, str, float]:
+    return point.cache_dtype, point.chunk, point.left_context_s

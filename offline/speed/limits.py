@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from offline.speed.placed import sizes_of
 from offline.speed.rounds import Row
 
-WHICH = ("model", "arm", "path", "cache_dtype", "chunk_ms", "left_context_s")
+WHICH = ("model", "arm", "path", "cache_dtype", "chunk_ms", "left_context_s", "lookahead_ms")
 
 
 def limits(rows: Sequence[Row], weight_bytes: Row, table_bytes: Row, memory_bytes: int) -> list[Row]:
@@ -25,12 +26,12 @@ def limits(rows: Sequence[Row], weight_bytes: Row, table_bytes: Row, memory_byte
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in WHICH), []).append(row)
+        groups.setdefault(tuple(row.get(name, 0) for name in WHICH), []).append(row)
     found = []
     for key, group in groups.items():
         which = dict(zip(WHICH, key, strict=True))
-        profile = f"{which['chunk_ms']}x{which['left_context_s']:g}"
-        found.append(which | _limit(group, memory_bytes - weight_bytes[which["arm"]] - table_bytes[profile]))
+        shared_bytes = weight_bytes[which["arm"]] + table_bytes[str(sizes_of(which))]
+        found.append(which | _limit(group, memory_bytes - shared_bytes))
     return found
 
 

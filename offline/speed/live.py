@@ -18,10 +18,10 @@ of every stream, in batches of at most --step_streams. A machine keeps up while 
   checks     what equals what: arm, path, dtype, cache_dtype, against, frames, max_log_prob_difference, changed_frames
   crossover  per mla arm and left context, one layer: seconds by chunk_frames on either path, crossover_frames measured
              (None: no crossing between those), crossover_frames_by_model
-  results    arm, path, cache_dtype, chunk_ms, left_context_s, streams, out_of_memory; where false: realtime (p95 under
-             the chunk), steps, step_s (p50, p95 over all of those, p95 of fewer than 20 being nearly the longest:
-             samples in memory to log-probs in memory), step_s_median and
-             _quartiles (of rounds), network_s_median (first convolution to scores), absorbed_layers, gflop_per_step
+  results    arm, path, cache_dtype, chunk_ms, left_context_s, lookahead_ms, streams, out_of_memory; where that is
+             false: realtime (p95 under the chunk), steps, step_s (p50, p95 over all of those, p95 of fewer than 20
+             being nearly the longest: samples in memory to log-probs in memory), step_s_median and _quartiles (of
+             rounds), network_s_median (first convolution to scores), absorbed_layers, gflop_per_step
              (the model's need), gflops, share_of_ceiling, bytes_per_stream (attention, convolution, rest: of the
              tensors), cache_bytes; on a GPU transient_bytes (what came and went in a step) and peak_allocated_bytes
              (weights, tables, caches and that)
@@ -44,7 +44,7 @@ from offline.speed.arms import Arm, OurArm, build, cast, check, load_source
 from offline.speed.ceiling import Ceiling
 from offline.speed.limits import limits
 from offline.speed.live_tables import plot, table
-from offline.speed.placed import Profile, profile, tables
+from offline.speed.placed import Profile, profile, sizes_of, tables
 from offline.speed.rounds import Row, sound_of
 from offline.speed.setup import counts, settle_device, what, write
 from offline.speed.steps import CACHE_DTYPES, Plan, Runner, device_memory_bytes, measure
@@ -67,7 +67,12 @@ def parser() -> cli.Parser:
     add("--arms", type=cli.names, default=ARMS, help="mha, mla-lossless, and any cut as in mla-93.75")
     add("--paths", type=cli.names, default=["auto"], help=f"of the attention of mla: {','.join(PATHS)}")
     add("--cache_dtype", type=_dtypes, default=list(CACHE_DTYPES), help="of the caches: model,int8")
-    add("--profile", type=_profiles, default="640x10", help="chunk ms x left context s: 640x10,640x30,320x5")
+    add(
+        "--profile",
+        type=_profiles,
+        default="640x10",
+        help="chunk ms x left context s: 640x10,480+160x30,320x5",
+    )
     add(
         "--streams",
         type=_streams,
@@ -162,7 +167,7 @@ def finish(result: dict[str, Any], arms: list[OurArm], args: Namespace) -> None:
             continue
         row["share_of_ceiling"] = round(row["gflops"] / result["ceiling_gflops"][args.dtype], 4)
         if "transient_bytes" in row:
-            shared = result["table_bytes"][f"{row['chunk_ms']}x{row['left_context_s']:g}"]
+            shared = result["table_bytes"][str(sizes_of(row))]
             row["peak_allocated_bytes"] = (
                 weight_bytes[row["arm"]] + shared + row["cache_bytes"] + row["transient_bytes"]
             )

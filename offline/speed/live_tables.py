@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from offline.speed.placed import sizes_of
 from offline.speed.rounds import Row
 
 LIMIT_HEAD = ("arm", "cache", "chunk x context", "KiB a stream", "kept up", "interpolated", "fit", "binds")
@@ -37,7 +38,7 @@ def name(row: Row) -> str:
 
 
 def _which(row: Row) -> tuple[str, str, str]:
-    return name(row), row["cache_dtype"], f"{row['chunk_ms']}x{row['left_context_s']:g}"
+    return name(row), row["cache_dtype"], str(sizes_of(row))
 
 
 def _step(row: Row) -> list[str]:

@@ -5,7 +5,7 @@ the rings, the convolution's frames and the tails are filled with seeded noise o
 counts of heard frames are set to differ by a chunk from stream to stream. A step's arithmetic and bytes do not depend
 on what the frames hold.
 
-S streams, C frames a chunk, F frames of left context.
+S streams, C frames a chunk, F frames of left context, R frames of look-ahead.
 """
 
 import time
@@ -22,16 +22,20 @@ from asr.transcriber import Transcriber
 from offline.evaluation.profiles import NAMED
 from offline.evaluation.stopwatch import forward_stopwatch
 from offline.speed.arms import Wave
+from offline.speed.rounds import Row
 
 FRAME_MS = 20
 RMS = 0.05
 
 
 class Profile(NamedTuple):
-    """Milliseconds of audio that a step takes of each stream, and seconds before them that it still sees."""
+    """Milliseconds of audio that a step takes of each stream, seconds before them that it still sees, and milliseconds
+    for which what was heard waits to be said.
+    """
 
     chunk_ms: int
     left_context_s: float
+    lookahead_ms: int = 0
 
     @property
     def chunk_frames(self) -> int:
@@ -41,35 +45,51 @@ class Profile(NamedTuple):
     def left_context_frames(self) -> int:
         return round(self.left_context_s * 1000 / FRAME_MS)
 
+    @property
+    def lookahead_frames(self) -> int:
+        return self.lookahead_ms // FRAME_MS
+
     def __str__(self) -> str:
-        return f"{self.chunk_ms}x{self.left_context_s:g}"
+        ahead = f"+{self.lookahead_ms}" if self.lookahead_ms else ""
+        return f"{self.chunk_ms}{ahead}x{self.left_context_s:g}"
 
 
 def profile(text: str) -> Profile:
-    """Parses "640x10", chunks of 640 ms after 10 s of left context, or one of the service's names.
+    """Parses "640x10", chunks of 640 ms after 10 s of left context, "480+160x10", 160 ms of look-ahead beside chunks of
+    480, or one of the service's names.
 
     >>> profile("320x2.5").left_context_frames
     125
     """
-    chunk, _, left = NAMED.get(text, text).partition("x")
+    heard, _, left = NAMED.get(text, text).partition("x")
+    chunk, _, ahead = heard.partition("+")
     try:
-        found = Profile(int(chunk), float(left))
+        found = Profile(int(chunk), float(left), int(ahead or 0))
         frames = found.left_context_s * 1000 / FRAME_MS
         fits = found.chunk_ms > 0 and found.chunk_ms % FRAME_MS == 0 and 0 <= frames == round(frames)
+        fits = fits and found.lookahead_ms >= 0 and found.lookahead_ms % FRAME_MS == 0
     except (ValueError, OverflowError):
         fits = False
     if not fits:
         raise ArgumentTypeError(
-            f"{text!r} is no profile; give milliseconds x seconds, both in whole frames of 20 ms: 640x10; "
-            f"or {', '.join(NAMED)}"
+            f"{text!r} is no profile; give milliseconds x seconds, both in whole frames of 20 ms: 640x10, or "
+            f"480+160x10 with 160 ms of look-ahead; or {', '.join(NAMED)}"
         )
     return found
+
+
+def sizes_of(row: Row) -> Profile:
+    """The profile that a row of figures is of."""
+    return Profile(row["chunk_ms"], row["left_context_s"], row.get("lookahead_ms", 0))
 
 
 def tables(model: Transcriber, sizes: Profile) -> list[Tensor]:
     """The position tables of a profile, which do not depend on how K and V are made: all arms of a model share them."""
     return model.new_cache(
-        1, chunk_frames=sizes.chunk_frames, left_context_frames=sizes.left_context_frames
+        1,
+        chunk_frames=sizes.chunk_frames,
+        left_context_frames=sizes.left_context_frames,
+        lookahead_frames=sizes.lookahead_frames,
     ).tables
 
 
@@ -78,7 +98,7 @@ def new_cache(
 ) -> StreamCache:
     """What `model.new_cache` gives, with the tables that are there already."""
     like = model.model.lm_head.weight
-    frames = sizes.chunk_frames, sizes.left_context_frames
+    frames = sizes.chunk_frames, sizes.left_context_frames, sizes.lookahead_frames
     return StreamCache(model.config, streams, *frames, shared, int8, like)
 
 
@@ -88,9 +108,10 @@ def fill(cache: StreamCache) -> None:
     generator = torch.Generator().manual_seed(0)
     for ring in cache.rings:
         _fill_ring(ring, generator)
-    for tensor in (cache.convolution, cache.pcm_tail):
+    for tensor in (cache.convolution, cache.waiting, cache.pcm_tail):
         _repeat(tensor, torch.randn(tensor.shape[-1], generator=generator))
-    chunks = -(-cache.left_context_frames // cache.chunk_frames) + 1 + np.arange(cache.slots)
+    full = cache.left_context_frames + cache.lookahead_frames
+    chunks = -(-full // cache.chunk_frames) + 1 + np.arange(cache.slots)
     cache.frames[:] = chunks * cache.chunk_frames
     heard = torch.from_numpy(chunks * float(cache.chunk_samples))
     cache.sums.copy_(torch.stack((heard * 0, heard * RMS**2), -1))

@@ -164,8 +164,7 @@ def device_memory_bytes(device: torch.device) -> int:
 
 
 def _which(runner: Runner, plan: Plan, streams: int) -> Row:
-    sizes = {"chunk_ms": plan.sizes.chunk_ms, "left_context_s": plan.sizes.left_context_s}
-    return {**runner.key, **sizes, "streams": streams}
+    return {**runner.key, **plan.sizes._asdict(), "streams": streams}
 
 
 def out_of_memory(runner: Runner, plan: Plan, streams: int) -> Row:
@@ -181,7 +180,8 @@ def row(runner: Runner, plan: Plan, streams: int, rounds: Sequence[Turn]) -> Row
     half, most = np.quantile(whole_s, [0.5, 0.95]).tolist()
     low, median, high = np.quantile(whole_s.mean(1), [0.25, 0.5, 0.75]).tolist()
     absorbed = absorbed_layers(arm, sizes)
-    flops = streams * step_flops(arm.config, sizes.chunk_frames, sizes.left_context_frames, absorbed)
+    frames = sizes.chunk_frames, sizes.left_context_frames, sizes.lookahead_frames
+    flops = streams * step_flops(arm.config, *frames, absorbed)
     cache = one_cache(runner, sizes)
     figures = {
         **_which(runner, plan, streams),
@@ -205,5 +205,6 @@ def row(runner: Runner, plan: Plan, streams: int, rounds: Sequence[Turn]) -> Row
 
 def absorbed_layers(arm: OurArm, sizes: Profile) -> list[bool]:
     """Of each mla layer, whether its steps attend on the latents."""
-    keys = sizes.left_context_frames + sizes.chunk_frames
-    return [attention.absorbs(sizes.chunk_frames, keys) for attention in latent_attentions(arm.network)]
+    block = sizes.chunk_frames + sizes.lookahead_frames
+    keys = sizes.left_context_frames + block
+    return [attention.absorbs(block, keys) for attention in latent_attentions(arm.network)]

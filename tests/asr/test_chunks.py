@@ -101,7 +101,14 @@ def test_silence_stays_finite(tiny_folder) -> None:
         assert np.isfinite(model.log_probs([silence], **chunks)[0]).all()
 
 
-@pytest.mark.parametrize("bad", [{"chunk_frames": 0}, {"chunk_frames": 8, "left_context_frames": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"chunk_frames": 0},
+        {"chunk_frames": 8, "left_context_frames": -1},
+        {"chunk_frames": 8, "lookahead_frames": -1},
+    ],
+)
 def test_bad_chunks_are_named(bad: dict, tiny_folder) -> None:
     with pytest.raises(ValueError, match=str(min(bad.values()))):
         load(tiny_folder("mha"), device="cpu").log_probs([noise(1_000)], **bad)

@@ -75,8 +75,15 @@ def test_padding_leaks_in_transformers_and_not_here(
     assert max(leaks) > 0.1  # a tenth of a nat: far beyond rounding
 
 
+CHUNKED = [
+    {},
+    {"chunk_frames": 8, "left_context_frames": 10},
+    {"chunk_frames": 8, "left_context_frames": 10, "lookahead_frames": 3},
+]
+
+
 @pytest.mark.parametrize("kind", ["mha", "mla", "mla-separate"])
-@pytest.mark.parametrize("chunks", [{}, {"chunk_frames": 8, "left_context_frames": 10}])
+@pytest.mark.parametrize("chunks", CHUNKED)
 def test_batch_equals_alone(kind: str, chunks: dict, tiny_folder) -> None:
     model = load(tiny_folder(kind), device="cpu")
     batched = model.log_probs(CLIPS, **chunks)

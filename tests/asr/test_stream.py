@@ -32,7 +32,7 @@ def streamed(model: Transcriber, cache: StreamCache, slot: int, clip: np.ndarray
 
 def whole(model: Transcriber, clip: np.ndarray, cache: StreamCache) -> np.ndarray:
     sight = {"chunk_frames": cache.chunk_frames, "left_context_frames": cache.left_context_frames}
-    return model.log_probs([clip], **sight)[0]
+    return model.log_probs([clip], **sight, lookahead_frames=cache.lookahead_frames)[0]
 
 
 @pytest.mark.parametrize(("kind", "positions"), KINDS)
@@ -50,24 +50,59 @@ def test_streamed_equals_the_chunk_masked_whole(
     assert np.abs(got - expected).max() < 1e-4
 
 
+@pytest.mark.parametrize(("kind", "positions"), KINDS)
+@pytest.mark.parametrize(
+    ("chunk", "left", "ahead"), [(8, 0, 3), (8, 12, 8), (8, 50, 20), (24, 250, 8), (24, 500, 1)]
+)
+def test_with_look_ahead_too(
+    chunk: int, left: int, ahead: int, kind: str, positions: str, tiny_folder: Folder
+) -> None:
+    model = load(tiny_folder(kind, positions), device="cpu")
+    cache = model.new_cache(1, chunk_frames=chunk, left_context_frames=left, lookahead_frames=ahead)
+    clip = noise(HOP * (11 * chunk + chunk // 2) + TAIL + 123)
+    got, expected = streamed(model, cache, 0, clip), whole(model, clip, cache)
+    assert got.shape == expected.shape == (11 * chunk + chunk // 2, 32)
+    assert np.abs(got - expected).max() < 1e-4
+    blind = model.log_probs([clip], chunk_frames=chunk, left_context_frames=left)[0]
+    assert np.abs(blind - expected).max() > 1e-3
+
+
+def test_scores_come_when_the_look_ahead_has_been_heard(tiny_folder: Folder) -> None:
+    """Audio beyond a chunk and its look-ahead changes nothing in it; the look-ahead does."""
+    model = load(tiny_folder("mla"), device="cpu")
+    cache = model.new_cache(2, chunk_frames=8, left_context_frames=20, lookahead_frames=3)
+    clip = noise(HOP * 40 + TAIL)
+    pieces = model.chunks(clip, chunk_frames=8)
+    got = [model.step(cache, [0], [piece])[0] for piece in pieces]
+    assert [len(scores) for scores in got] == [5, 8, 8, 8, 8, 3]
+    other = np.concatenate((clip[: HOP * 16 + TAIL], noise(9_000, seed=5) * 3))
+    changed = [model.step(cache, [1], [piece])[0] for piece in model.chunks(other, chunk_frames=8)]
+    assert np.abs(np.concatenate(got[:2]) - np.concatenate(changed[:2])).max() < 1e-5
+    assert np.abs(got[2][:3] - changed[2][:3]).max() > 1e-3
+
+
+@pytest.mark.parametrize("ahead", [0, 3, 11])
 @pytest.mark.parametrize(
     "samples", [0, 1, 399, 400, HOP * 8 + TAIL - 1, HOP * 8 + TAIL, HOP * 8 + TAIL + 1, HOP * 16 + TAIL]
 )
-def test_first_and_last_chunks_of_every_length(samples: int, tiny_folder: Folder) -> None:
+def test_first_and_last_chunks_of_every_length(samples: int, ahead: int, tiny_folder: Folder) -> None:
     model = load(tiny_folder("mla"), device="cpu")
-    cache = model.new_cache(1, chunk_frames=8, left_context_frames=12)
+    cache = model.new_cache(1, chunk_frames=8, left_context_frames=12, lookahead_frames=ahead)
     clip = noise(samples)
     got, expected = streamed(model, cache, 0, clip), whole(model, clip, cache)
     assert len(got) == len(expected) == max(0, (samples - TAIL) // HOP)
     assert np.abs(got - expected).max(initial=0.0) < 1e-4
 
 
+@pytest.mark.parametrize("ahead", [0, 3])
 @pytest.mark.parametrize(("kind", "positions"), KINDS)
-def test_streams_at_mixed_phases_are_each_as_alone(kind: str, positions: str, tiny_folder: Folder) -> None:
+def test_streams_at_mixed_phases_are_each_as_alone(
+    kind: str, positions: str, ahead: int, tiny_folder: Folder
+) -> None:
     """Eight streams start, pause and end at different times, in shuffled order, and their slots are used again."""
     model = load(tiny_folder(kind, positions), device="cpu")
     rng = np.random.default_rng(0)
-    cache = model.new_cache(8, chunk_frames=8, left_context_frames=20)
+    cache = model.new_cache(8, chunk_frames=8, left_context_frames=20, lookahead_frames=ahead)
     clips = [noise(int(rng.integers(0, HOP * 60)), seed=number) for number in range(16)]
     waiting = list(range(16))
     playing: dict[int, tuple[int, list[np.ndarray]]] = {}
@@ -90,32 +125,42 @@ def test_streams_at_mixed_phases_are_each_as_alone(kind: str, positions: str, ti
         assert np.abs(got - expected).max(initial=0.0) < 1e-4
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=30)
 @given(
-    seed=st.integers(0, 99), chunk=st.integers(1, 40), left=st.integers(0, 70), samples=st.integers(0, 30_000)
+    seed=st.integers(0, 99),
+    chunk=st.integers(1, 40),
+    left=st.integers(0, 70),
+    ahead=st.integers(0, 50),
+    samples=st.integers(0, 30_000),
 )
-def test_any_chunk_context_and_length(
-    seed: int, chunk: int, left: int, samples: int, tiny_folder: Folder
+def test_any_chunk_context_look_ahead_and_length(
+    seed: int, chunk: int, left: int, ahead: int, samples: int, tiny_folder: Folder
 ) -> None:
     model = load(tiny_folder("mla"), device="cpu")
-    cache = model.new_cache(2, chunk_frames=chunk, left_context_frames=left)
+    cache = model.new_cache(2, chunk_frames=chunk, left_context_frames=left, lookahead_frames=ahead)
     clip = noise(samples, seed)
     assert np.abs(streamed(model, cache, 1, clip) - whole(model, clip, cache)).max(initial=0.0) < 1e-4
 
 
-def test_trying_leaves_the_cache_as_it_was(tiny_folder: Folder) -> None:
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_trying_leaves_the_cache_as_it_was(ahead: int, tiny_folder: Folder) -> None:
     """What `keep=False` says is what the stream says when it ends there, and it goes on as if nothing was asked."""
     model = load(tiny_folder("mha"), device="cpu")
-    cache = model.new_cache(2, chunk_frames=8, left_context_frames=12)
+    cache = model.new_cache(2, chunk_frames=8, left_context_frames=12, lookahead_frames=ahead)
     clip = noise(HOP * 30 + TAIL)
     pieces = model.chunks(clip, chunk_frames=8)
-    got = []
+    got: list[np.ndarray] = []
     for number, piece in enumerate(pieces):
-        part = piece[: len(piece) // 2]
-        tried = model.step(cache, [0], [part], keep=False)[0]
-        heard = np.concatenate([*pieces[:number], part])
-        assert np.abs(tried - whole(model, heard, cache)[8 * number :]).max() < 1e-4
-        model.step(cache, [0], [piece], keep=False)
+        for part in (piece[: len(piece) // 2], piece[:0]):
+            tried = model.step(cache, [0], [part], keep=False)[0]
+            heard = np.concatenate([*pieces[:number], part])
+            rest = whole(model, heard, cache)[sum(map(len, got)) :]
+            assert tried.shape == rest.shape and np.abs(tried - rest).max(initial=0.0) < 1e-4
+        if ahead and number < len(pieces) - 1:
+            with pytest.raises(ValueError, match="slot 0: a full chunk; with look-ahead only a part"):
+                model.step(cache, [0], [piece], keep=False)
+        else:
+            model.step(cache, [0], [piece], keep=False)
         got += model.step(cache, [0], [piece])
     assert np.abs(np.concatenate(got) - whole(model, clip, cache)).max() < 1e-4
 
@@ -229,6 +274,8 @@ def test_refusals_name_the_slot(tiny_folder: Folder) -> None:
         model.step(cache, [1], [np.full(100, np.nan, np.float32)])
     with pytest.raises(ValueError, match="chunk_frames 0"):
         model.new_cache(1, chunk_frames=0, left_context_frames=0)
+    with pytest.raises(ValueError, match="lookahead_frames -1"):
+        model.new_cache(1, chunk_frames=8, left_context_frames=0, lookahead_frames=-1)
     with pytest.raises(ValueError, match="chunk_frames is -1"):
         model.chunks(first, chunk_frames=-1)
     with pytest.raises(ValueError, match="int4"):

@@ -45,7 +45,7 @@ def test_clients_of_every_number_have_a_row(
     result = json.loads(output.read_text())
     assert [row["clients"] for row in result["results"]] == [1, 3]
     for row in result["results"]:
-        assert row["lost"] == 0 and row["errors"] == [] and row["chunk_ms"] == 640
+        assert row["lost"] == 0 and row["errors"] == [] and row["chunk_ms"] == 480
         assert row["audio_s"] == pytest.approx(2.0 * row["clients"])
         assert row["last_s"]["count"] == row["clients"] and row["words"] >= 2 * row["clients"]
         assert row["partial_s"]["count"] >= row["clients"]
@@ -176,10 +176,13 @@ def test_clients_are_whole_numbers_above_0(clients: str, capsys: pytest.CaptureF
     assert "--clients" in capsys.readouterr().err
 
 
-def test_a_chunk_is_whole_frames() -> None:
-    client = Client(rate=16_000)
-    client.begin({"latency_ms": 205})
+def test_what_waits_for_its_look_ahead_is_not_late() -> None:
+    """After two chunks of 0.2 s at 0.405 s the text covers 0.36."""
+    client = paced()
+    client.begin({"latency_ms": 245, "chunk_ms": 200, "lookahead_ms": 40})
     assert (client.first_s, client.chunk_s) == pytest.approx((0.205, 0.2))
+    client.note({"type": "partial", "text": "a", "audio_s": 0.36}, 100.6)
+    assert client.partial_s == pytest.approx([0.1])
 
 
 def test_a_key_opens_streams_and_stays_out_of_the_file(file: Path, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_as_in_a_live_stream(options: Options, manifest: Path, tiny_folder) -> N
         ("--engine transformers --profile full,160x1", "leave the chunks out"),
         ("--profile full,slow", "--profile 'slow' is none; choices: full, fast, balanced, long, <chunk ms>x"),
         ("--profile 160x1 --chunk_ms 160", "--profile and --chunk_ms say the same thing twice"),
-        ("--profile balanced,full,640x10", "--profile names 640ms/10s more than once"),
+        ("--profile balanced,full,480+160x10", "--profile names 480+160ms/10s more than once"),
         ("--profile full,160x1 --cache_dtype int4", "--cache_dtype 'int4' is none; choices: model, int8"),
         ("--profile full --cache_dtype int8", "--cache_dtype is of a live stream's cache"),
         ("--profile full --check_frames 2", "--check_frames is of live streams"),

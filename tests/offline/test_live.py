@@ -159,6 +159,7 @@ def test_placed_streams_are_full_and_at_mixed_phases(vocabulary: Vocabulary, int
     assert (cache.nbytes, cache.table_bytes) == (same.nbytes, same.table_bytes)
 
 
+@pytest.mark.parametrize("ahead", [0, 2])
 @pytest.mark.parametrize(
     ("kind", "positions", "path"),
     [
@@ -170,16 +171,17 @@ def test_placed_streams_are_full_and_at_mixed_phases(vocabulary: Vocabulary, int
     ],
 )
 def test_operations_of_a_step_are_those_that_torch_counts(
-    kind: str, positions: str, path: str | None, vocabulary: Vocabulary
+    kind: str, positions: str, path: str | None, ahead: int, vocabulary: Vocabulary
 ) -> None:
     """Without inference mode torch has no fused attention, which it cannot count; no weight wants a gradient."""
     model = tiny_model(kind, positions).requires_grad_(False)
     model = on_path(model, path).requires_grad_(False) if path else model
     door = asr.Transcriber("tiny", model, vocabulary)
-    cache = new_cache(door, SIZES, 3, False, tables(door, SIZES))
+    sizes = SIZES._replace(lookahead_ms=20 * ahead)
+    cache = new_cache(door, sizes, 3, False, tables(door, sizes))
     fill(cache)
     chunks = [torch.from_numpy(noise(cache.chunk_samples, seed)) for seed in range(3)]
-    formula = step_flops(model.config, 4, 10, [path == "absorbed"] * LAYERS)
+    formula = step_flops(model.config, 4, 10, ahead, [path == "absorbed"] * LAYERS)
     assert counted(model, lambda: stream.step(model, cache, [2, 0, 1], chunks)) == 3 * formula
 
 
@@ -236,9 +238,21 @@ def test_limits(
 
 def test_profiles() -> None:
     assert profile("640x10") == Profile(640, 10.0) and str(profile("320x2.50")) == "320x2.5"
-    assert profile("fast") == Profile(320, 5.0)
+    assert profile("fast") == Profile(200, 5.0, 120) and str(profile("480+160x10")) == "480+160x10"
+    assert profile("480+160x10").lookahead_frames == 8
     assert (profile("640x30").chunk_frames, profile("640x30").left_context_frames) == (32, 1500)
-    for wrong in ("full", "640", "630x10", "0x10", "640x-1", "640xinf", "640x0.01", "axb"):
+    for wrong in (
+        "full",
+        "640",
+        "630x10",
+        "0x10",
+        "640x-1",
+        "640xinf",
+        "640x0.01",
+        "axb",
+        "640+10x1",
+        "640+-20x1",
+    ):
         with pytest.raises(ArgumentTypeError, match="640x10"):
             profile(wrong)
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import numpy as np
@@ -35,6 +35,7 @@ def test_the_fake_cuts_as_the_transcriber_does() -> None:
     model.config.hop_samples = 320  # type: ignore[attr-defined]
     wave = spoken("A" * 30)
     assert [len(piece) for piece in cut(model, wave, chunk_frames=32)] == [FIRST, CHUNK, CHUNK, 7_680]  # type: ignore[arg-type]
+    assert [len(piece) for piece in cut(model, wave[:FIRST], chunk_frames=32)] == [FIRST, 0]  # type: ignore[arg-type]
 
 
 # The inbox
@@ -166,13 +167,13 @@ def test_nothing_is_lost_or_heard_twice(
 class Device:
     """An engine's thread in short: steps what is submitted, when it is told to."""
 
-    def __init__(self, slots: int = 2) -> None:
+    def __init__(self, slots: int = 2, profiles: Sequence[Profile] = PROFILES) -> None:
         self.model = FakeTranscriber()
-        self.slots = allocate({"mha": self.model}, PROFILES, 2 * slots * 1000, None)
+        self.slots = allocate({"mha": self.model}, profiles, len(profiles) * slots * 1000, None)
         import threading
 
         self.steps = StepQueue(StepLimits(), threading.Condition(threading.RLock()))
-        self.streams = Streams(PROFILES, self.slots, self.steps, rules=Rules(), buffer_s=2.0)
+        self.streams = Streams(profiles, self.slots, self.steps, rules=Rules(), buffer_s=2.0)
         self.metrics = Metrics({})
         self.deadlines: list[float] = []
         self.fresh: list[bool] = []
@@ -269,6 +270,22 @@ async def test_a_flush_hears_what_the_resampler_holds_back_beyond_the_chunk() ->
     assert isinstance(final, Final) and final.text == "ABCDEFGHI"
     sizes = [next(iter(step.values())) for step in device.model.steps]
     assert sizes == [FIRST, len(wave) - FIRST, len(wave) - FIRST]
+
+
+async def test_a_flush_within_a_chunk_and_the_end_hear_what_waits() -> None:
+    device = Device(profiles=[Profile("ahead", 640, 10.0, 160)])
+    wave = spoken("ABCDEFGH")  # a chunk, of which two letters wait
+    async with device.running():
+        with device.streams.open("mha", None) as session:
+            session.push(wave[:9_000])
+            session.mark(Mark("flush", 1))
+            session.push(wave[9_000:])
+            session.mark(Mark("end"))
+            events = await heard(session)
+    assert [event.text for event in events if isinstance(event, Partial)] == ["ABCDEF", "ABCDEFGH"]
+    assert isinstance(events[2], Flushed) and events[3] == Final(0, "ABCDEFGH", events[3].words, 0.0, 0.62)
+    assert [list(step.values()) for step in device.model.steps] == [[FIRST], [0], [0]]
+    assert session.usage.steps == 2
 
 
 async def test_it_says_when_it_owes_nothing() -> None:

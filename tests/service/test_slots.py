@@ -150,12 +150,24 @@ def test_amounts_that_are_none(given: str) -> None:
 
 def test_profiles_are_settings() -> None:
     assert [p.name for p in Settings().profiles] == ["balanced", "fast", "long"]
-    given = Settings(stream_profiles="tiny=40/0.5, wide=1280/60")  # type: ignore[arg-type]
-    assert given.profiles == [Profile("tiny", 40, 0.5), Profile("wide", 1280, 60.0)]
+    given = Settings(stream_profiles="tiny=40/0.5, wide=1280+320/60")  # type: ignore[arg-type]
+    assert given.profiles == [Profile("tiny", 40, 0.5), Profile("wide", 1280, 60.0, 320)]
 
 
 @pytest.mark.parametrize(
-    "given", ["a=650/10", "a=0/10", "a=640", "a=640/-1", "a=20000/1", "a=x/y", "=640/10", "a"]
+    "given",
+    [
+        "a=650/10",
+        "a=0/10",
+        "a=640",
+        "a=640/-1",
+        "a=20000/1",
+        "a=x/y",
+        "a=640+/10",
+        "a=640+30/1",
+        "=640/10",
+        "a",
+    ],
 )
 def test_profiles_that_are_none(given: str) -> None:
     with pytest.raises(ValueError, match="name="):

@@ -23,8 +23,9 @@ from tests.service.live import Live, live, s16
 
 SPEECH = Path(__file__).parents[1] / "speech"
 MODELS = ("mha", "mla")
-CHUNKS = {"balanced": 32, "fast": 16, "long": 32}
+CHUNKS = {"balanced": 24, "fast": 10, "long": 24}
 CONTEXTS = {"balanced": 500, "fast": 250, "long": 1500}
+AHEAD = {"balanced": 8, "fast": 6, "long": 8}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,8 @@ def clips() -> list[np.ndarray]:
 
 
 def whole(model: Transcriber, wave: np.ndarray, profile: str = "balanced") -> asr.Transcript:
-    chunk, left = CHUNKS[profile], CONTEXTS[profile]
-    (transcript,) = model.transcribe([wave], chunk_frames=chunk, left_context_frames=left)
+    sight = {"left_context_frames": CONTEXTS[profile], "lookahead_frames": AHEAD[profile]}
+    (transcript,) = model.transcribe([wave], chunk_frames=CHUNKS[profile], **sight)
     return transcript.in_case("lower")
 
 

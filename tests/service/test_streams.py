@@ -13,10 +13,10 @@ def test_a_stream_from_start_to_done(fake_server: Served) -> None:
     with connected(fake_server.url) as client:
         client.say("start", sample_rate=16_000, encoding="pcm_s16le", profile="balanced", words=True)
         ready = client.next()
-        assert set(ready) == {"type", "session_id", "profile", "latency_ms"}
-        assert (ready["type"], ready["profile"], ready["latency_ms"]) == ("ready", "balanced", 645)
-        client.play(spoken("HELLO WORLD"))  # 44 frames: a chunk, and a part of one
-        assert client.next() == {"type": "partial", "segment": 0, "text": "hello wo", "audio_s": 0.64}
+        sizes = {"profile": "balanced", "latency_ms": 645, "chunk_ms": 480, "lookahead_ms": 160}
+        assert ready == {"type": "ready", "session_id": ready["session_id"], **sizes}
+        client.play(spoken("HELLO WORLD"))  # 44 frames: a chunk, of which 8 wait, and a part of one
+        assert client.next() == {"type": "partial", "segment": 0, "text": "hell", "audio_s": 0.32}
         usage = client.finish()
         assert usage == {"audio_s": pytest.approx(0.885), "steps": 2, "late_steps": usage["late_steps"]}
     assert client.finals == [
@@ -41,7 +41,7 @@ def test_without_words_finals_have_none(fake_server: Served) -> None:
 
 @pytest.mark.parametrize(
     ("profile", "latency_ms", "first"),
-    [("fast", 325, "abcd"), ("long", 645, "abcdefgh"), (None, 645, "abcdefgh")],
+    [("fast", 325, "a"), ("long", 645, "abcd"), (None, 645, "abcd")],
 )
 def test_a_profile_sets_how_much_is_heard_at_a_time(
     fake_server: Served, profile: str | None, latency_ms: int, first: str
@@ -60,7 +60,7 @@ def test_nothing_said_is_nothing_sent(fake_server: Served) -> None:
 
 
 def test_partials_come_only_when_the_text_has_changed(fake_server: Served) -> None:
-    client = streamed(fake_server.url, spoken("AB______" + "_" * 8 + "______CD"))
+    client = streamed(fake_server.url, spoken("AB" + "_" * 12 + "CD" + "_" * 8))
     assert client.partials == ["ab", "abcd"]
 
 
@@ -101,8 +101,19 @@ def test_flush_says_what_is_there_and_leaves_the_stream_as_it_was(fake_server: S
         said = client.until("flushed")
         assert said[-2]["text"] == "hello world and all" and said[-1]["id"] == 2
         usage = client.finish()
-        assert usage["steps"] == 3  # what was tried is no step of the stream
+        assert usage["steps"] == 4  # what was tried is no step of the stream
     assert client.text == "hello world and all"
+
+
+def test_a_flush_says_what_waits_for_its_look_ahead(fake_server: Served) -> None:
+    """After exactly a chunk of 24 frames, of which 8 wait."""
+    with live(fake_server.url) as client:
+        client.play(spoken("HELLO WORLD")[: 24 * 320 + 80])
+        assert client.next()["text"] == "hell"
+        client.say("flush", id=1)
+        assert [m.get("text") for m in client.until("flushed")] == ["hello", None]
+        client.finish()
+    assert client.text == "hello"
 
 
 def test_a_flush_with_nothing_new_is_answered_all_the_same(fake_server: Served) -> None:

@@ -19,10 +19,11 @@ def model(request: pytest.FixtureRequest, tiny_folder) -> asr.Transcriber:
     return asr.load(tiny_folder(request.param), device="cpu")
 
 
+@pytest.mark.parametrize("ahead", [0, 4])
 @pytest.mark.parametrize("left", [0, 5, 64, 5_000])
-def test_streams_are_the_chunk_masked_whole(model: asr.Transcriber, left: int) -> None:
-    found = streamed(model, WAVES, Profile(16, left))
-    whole = model.log_probs(WAVES, chunk_frames=16, left_context_frames=left)
+def test_streams_are_the_chunk_masked_whole(model: asr.Transcriber, left: int, ahead: int) -> None:
+    found = streamed(model, WAVES, Profile(16, left, lookahead_frames=ahead))
+    whole = model.log_probs(WAVES, chunk_frames=16, left_context_frames=left, lookahead_frames=ahead)
     for ours, theirs in zip(found, whole, strict=True):
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -31,6 +32,8 @@ def test_streams_are_the_chunk_masked_whole(model: asr.Transcriber, left: int) -
 def test_a_cache_has_no_room_for_what_cannot_be_there(model: asr.Transcriber) -> None:
     profile = Profile(16, 5_000)
     assert [new_cache(model, 2, profile, n).left_context_frames for n in (0, 16, 17, 90)] == [0, 0, 16, 80]
+    ahead = Profile(16, 5_000, lookahead_frames=4)
+    assert [new_cache(model, 2, ahead, n).left_context_frames for n in (0, 15, 16, 90)] == [0, 0, 12, 76]
     assert new_cache(model, 2, profile).left_context_frames == 5_000
     assert new_cache(model, 2, Profile(16, 5_000, int8=True), 90).rings[0].values.dtype == torch.int8
 

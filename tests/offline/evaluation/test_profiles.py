@@ -14,7 +14,8 @@ from service.settings import Settings
         ("20x0", Profile(1, 0), "20ms/0s"),
         ("160x0.14", Profile(8, 7), "160ms/0.14s"),
         ("320x2/int8", Profile(16, 100, int8=True), "320ms/2s/int8"),
-        ("fast/int8", Profile(16, 250, int8=True), "320ms/5s/int8"),
+        ("480+160x10", Profile(24, 500, lookahead_frames=8), "480+160ms/10s"),
+        ("fast/int8", Profile(10, 250, int8=True, lookahead_frames=6), "200+120ms/5s/int8"),
         ("naive-1280x30", Profile(64, 1500, naive=True), "naive-1280ms/30s"),
     ],
 )
@@ -35,6 +36,9 @@ def test_what_a_name_says(text: str, profile: Profile, label: str) -> None:
         ("naive-640x10/int8", "is none"),
         ("naive-full", "is none"),
         ("-640x10", "is none"),
+        ("naive-480+160x10", "is none"),
+        ("480+x10", "is none"),
+        ("480+150x10", "the look-ahead is 150, no multiple of 20; the nearest is 160"),
         ("330x10", "--profile 330x10: the chunk is 330, no multiple of 20; the nearest is 320"),
         ("1e999x10", "is none"),
         ("0x10", "the chunk is 0, no multiple of 20; the nearest is 20"),
@@ -59,8 +63,9 @@ def test_every_time_on_the_grid_is_as_many_frames() -> None:
 
 
 def test_the_services_names_stand_for_what_it_serves() -> None:
-    served = {profile.name: (profile.chunk_ms, profile.left_context_s) for profile in Settings().profiles}
+    served = {profile.name: profile for profile in Settings().profiles}
     assert served.keys() == NAMED.keys() < set(CHOICES)
-    for name, (chunk_ms, left_context_s) in served.items():
-        profile = parse(name)
-        assert (20 * (profile.chunk_frames or 0), profile.left_context_s) == (chunk_ms, left_context_s)
+    for name, theirs in served.items():
+        ours = parse(name)
+        times = 20 * (ours.chunk_frames or 0), ours.left_context_s, 20 * ours.lookahead_frames
+        assert times == (theirs.chunk_ms, theirs.left_context_s, theirs.lookahead_ms)
