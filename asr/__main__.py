@@ -65,13 +65,15 @@ def _transcripts(
         raise _Unusable(str(error)) from error
     except OSError as error:
         raise _Unusable(f"{file}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise _Unusable(f"{file}: too little memory for its samples") from error
     for name, model in models.items():
         try:
             (transcript,) = model.transcribe([wave], decoding=decoding)
-        except (
-            RuntimeError
-        ) as error:  # torch's type for all that goes wrong on a device, such as too little memory
-            raise _Unusable(f"{file}: {name} failed: {str(error).splitlines()[0]}") from error
+        except (RuntimeError, ValueError, MemoryError) as error:
+            # Torch's type for all that goes wrong on a device; scores that are NaN; too little memory.
+            reason = str(error) or "too little memory"
+            raise _Unusable(f"{file}: {name} failed: {reason.splitlines()[0]}") from error
         yield name, transcript
 
 

@@ -38,7 +38,7 @@ class BeamDecoder:
         """Take what to search by, and the hop between frames."""
         self.search = search
         self.frames = 0
-        self._seconds_per_frame = seconds_per_frame
+        self.seconds_per_frame = seconds_per_frame
         self._beam: list[Text] = []  # the likeliest first; empty before the first frame
         self._silent = False  # whether in all texts the latest frame was a blank
         self._finished: list[Word] = []
@@ -215,9 +215,9 @@ class BeamDecoder:
         for word in text.split():
             letters = path[at : at + len(word)]
             at += len(word)
-            start_s = max(round(letters[0][0] * self._seconds_per_frame, 6), over_s)
-            over_s = round((letters[-1][1] + 1) * self._seconds_per_frame, 6)
-            over_s = max(over_s, round(start_s + self._seconds_per_frame, 6))
+            start_s = max(round(letters[0][0] * self.seconds_per_frame, 6), over_s)
+            over_s = round((letters[-1][1] + 1) * self.seconds_per_frame, 6)
+            over_s = max(over_s, round(start_s + self.seconds_per_frame, 6))
             confidence = min(1.0, *(posterior for _, _, posterior in letters))
             yield Word(word, start=start_s, end=over_s, confidence=confidence)
 

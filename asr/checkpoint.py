@@ -74,6 +74,7 @@ def load(
     """
     folder = resolve(name)
     config = read_config(folder)
+    _check_input(folder)
     vocabulary = read_vocabulary(folder)
     if len(vocabulary) != config.vocab_size:
         raise CheckpointError(
@@ -130,6 +131,24 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     added = folder / "added_tokens.json"
     more = _read(added, json.loads) if added.exists() else {}
     return _read(folder / "vocab.json", lambda text: Vocabulary.from_tokens({**json.loads(text), **more}))
+
+
+def _check_input(folder: Path) -> None:
+    """Raise CheckpointError where the model was trained on other audio than it gets here, naming file and value.
+
+    It says so in `preprocessor_config.json`, or, as transformers 5 writes it, in a part of `processor_config.json`.
+    """
+    for file in (folder / "preprocessor_config.json", folder / "processor_config.json"):
+        given = _read(file, _feature_extractor) if file.exists() else {}
+        for key, ours in {"do_normalize": True, "sampling_rate": SAMPLE_RATE}.items():
+            if given.get(key, ours) != ours:
+                found, wanted = json.dumps(given[key]), json.dumps(ours)
+                raise CheckpointError(f"{file}: {key} is {found}, only {wanted} is supported")
+
+
+def _feature_extractor(text: str) -> dict[str, Any]:
+    values = json.loads(text)
+    return {**values.get("feature_extractor", values)}
 
 
 def weight_files(folder: Path) -> list[Path]:

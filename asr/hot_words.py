@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 class _Place:
     """How far into a phrase a text is; `pending` is what it has earned since a phrase was last complete."""
 
+    __slots__ = ("children", "end", "fallback", "number", "pending")  # there are thousands of them
+
     def __init__(self, pending: float = 0.0) -> None:
         self.number = 0
         self.pending = pending
         self.end = False
         self.children: dict[str, _Place] = {}
         self.fallback: _Place | None = None
-        self.moves: dict[str, tuple[int, float]] = {}  # those looked up so far
 
     def chain(self) -> Iterator[_Place]:
         """This place, and those of the later beginnings of phrases that the text may be in just as well."""
@@ -50,12 +51,9 @@ class HotWords:
     def move(self, place: int, character: str) -> tuple[int, float]:
         """The place after one more letter or space, and the factor by which the text's probability changes."""
         before = self._places[place]
-        if character not in before.moves:
-            after = self._after(before, character)
-            complete = (one.pending for one in before.chain() if one.end) if character == " " else iter(())
-            change = next(complete, 0.0) + after.pending - before.pending
-            before.moves[character] = after.number, math.exp(change)
-        return before.moves[character]
+        after = self._after(before, character)
+        complete = (one.pending for one in before.chain() if one.end and character == " ")
+        return after.number, math.exp(next(complete, 0.0) + after.pending - before.pending)
 
     def pending(self, place: int) -> float:
         """What a text has earned that is taken back if it ends there (a natural logarithm)."""
@@ -82,8 +80,12 @@ class HotWords:
         return linked
 
     def _after(self, place: _Place, character: str) -> _Place:
-        found = (one.children[character] for one in place.chain() if character in one.children)
-        return next(found, self._outside(character))
+        one: _Place | None = place
+        while one:
+            if character in one.children:
+                return one.children[character]
+            one = one.fallback
+        return self._outside(character)
 
     def _outside(self, character: str) -> _Place:
         return self._start if character == " " else self._nowhere

@@ -195,7 +195,7 @@ class BeamSearch:
             raise ValueError(f"hot word {phrase!r}: {error}") from None
 
 
-@lru_cache(maxsize=256)  # of so many callers with names of their own at a time
+@lru_cache(maxsize=32)  # of so many callers with names of their own at a time; a hundred long names take 2 MB
 def search_of(beam: Beam, tokens: tuple[str, ...]) -> BeamSearch:
     """The search with these settings over these tokens, made once. Raises what `BeamSearch` raises."""
     return BeamSearch(beam, Vocabulary(list(tokens)))

@@ -18,6 +18,7 @@ def run(source: str, name: str) -> None:
         )
     report = json.loads((checkpoint.resolve(source) / "report.json").read_text())
     folder = checkpoint.BUNDLED / name
+    model.config.extra["language"] = "en"  # the service refuses other languages where a config names one
     checkpoint.save(model, vocabulary, folder)
     report["folder_hash"] = checkpoint.folder_hash(folder)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -12,8 +12,8 @@ from service.engine import Answer
 from service.schemas import Segment, Timing, TranscribeOptions, Transcription, Word
 
 
-def render(options: TranscribeOptions, answer: Answer, language: str) -> Response:
-    """The answer's HTTP response, in `options.response_format` and `options.case`."""
+def render(options: TranscribeOptions, answer: Answer, language: str | None) -> Response:
+    """The answer's HTTP response, in `options.response_format` and `options.case`; `language` is None where unknown."""
     transcript = answer.transcript.in_case(options.case)
     if options.response_format == "text":
         return PlainTextResponse(transcript.text + "\n")
@@ -30,7 +30,7 @@ def render(options: TranscribeOptions, answer: Answer, language: str) -> Respons
 
 
 def _json(
-    options: TranscribeOptions, answer: Answer, transcript: Transcript, language: str
+    options: TranscribeOptions, answer: Answer, transcript: Transcript, language: str | None
 ) -> dict[str, Any]:
     verbose = options.response_format == "verbose_json"
     times = options.timestamp_granularities or (["segment"] if verbose else [])

@@ -132,10 +132,10 @@ def _wire(settings: Settings, loaders: Loaders) -> Transcription:
     streams = Streams(
         settings.profiles, engine.slots, scheduler.steps, rules=rules, buffer_s=settings.stream_buffer_s
     )
-    _watch(settings, loaders, metrics, engine, scheduler.batcher)
     named = {"bundled": ngram.BUNDLED, "none": None}
     lm = settings.search_lm if isinstance(settings.search_lm, Path) else named[settings.search_lm]
-    searches = Searches(settings.search_workers, lm)
+    searches = Searches(settings.search_workers, lm, settings.max_queue_s)
+    _watch(settings, loaders, metrics, engine, scheduler.batcher, searches)
     return Transcription(settings, scheduler.batcher, engine, decoder, metrics, streams, searches)
 
 
@@ -174,7 +174,12 @@ def _allocate(settings: Settings, models: Mapping[str, Model]) -> Mapping[Lane, 
 
 
 def _watch(
-    settings: Settings, models: Collection[str], metrics: Metrics, engine: Engine, batcher: Batcher
+    settings: Settings,
+    models: Collection[str],
+    metrics: Metrics,
+    engine: Engine,
+    batcher: Batcher,
+    searches: Searches,
 ) -> None:
     """Gauges that read the parts when they are asked for."""
     metrics.watch(
@@ -199,9 +204,11 @@ def _watch(
         "engine_heartbeat_limit_seconds": engine.heartbeat_limit_s,
         "engine_heartbeat_age_seconds": engine.heartbeat_age_s,
     }
-    metrics.watch_process(
-        heartbeat | {"queue_audio_limit_seconds": batcher.most_audio_s} | _gpu_gauges(settings)
-    )
+    queues = {
+        "queue_audio_limit_seconds": batcher.most_audio_s,
+        "search_audio_seconds": searches.waiting_audio_s,
+    }
+    metrics.watch_process(heartbeat | queues | _gpu_gauges(settings))
 
 
 def _loaders(settings: Settings, app: FastAPI) -> Loaders:
@@ -241,10 +248,11 @@ def _set_threads(choice: device.Choice, cards: dict[str, ModelCard]) -> None:
 
 
 def _card(name: str, transcriber: asr.Transcriber) -> ModelCard:
+    language = transcriber.config.extra.get("language")
     return ModelCard(
         id=name,
         created=int(time.time()),
-        language=str(transcriber.config.extra.get("language", "en")),
+        language=str(language) if language else None,
         attention=transcriber.config.attention.to_dict(),
         parameters=transcriber.parameters,
         weight_bytes=transcriber.weight_bytes,

@@ -244,6 +244,8 @@ class Batcher:
         return min(busy) if busy else max(queue.used_s for queue in self._queues.values())
 
     def _forget(self, job: Job) -> None:
+        """Of a job that is answered or given up; its samples go at once, though it and its future hold each other."""
+        job.wave = None
         with self.changed:
             jobs = self._queues[job.model].jobs
             if job in jobs:

@@ -24,6 +24,7 @@ GAUGES = {
     "requests_running": "Requests on the device",
     "queue_audio_seconds": "Audio waiting for the device",
     "queue_audio_limit_seconds": "Audio of all models from which on requests are refused",
+    "search_audio_seconds": "Audio that waits for a beam search, will when the device has heard it, or is in one",
     "streams_active": "Live streams",
     "stream_slots": "Live streams that there is room for",
     "stream_cache_bytes": "Memory for the caches of all these",

@@ -25,10 +25,11 @@ from service.schemas import (
 
 # OpenAI takes a code and answers with a name.
 LANGUAGE_NAMES = {"en": "english"}
+UNKNOWN = "unknown"  # clients want a language, whether anyone knows it or not
 
 
-def render(options: OpenAIOptions, answer: Answer, language: str) -> Response:
-    """The answer's HTTP response, in `options.response_format` and `options.case`."""
+def render(options: OpenAIOptions, answer: Answer, language: str | None) -> Response:
+    """The answer's HTTP response, in `options.response_format` and `options.case`; `language` is None where unknown."""
     if options.response_format not in ("json", "verbose_json"):
         return answers.render(options, answer, language)
     transcript = answer.transcript.in_case(options.case)
@@ -38,7 +39,7 @@ def render(options: OpenAIOptions, answer: Answer, language: str) -> Response:
     times = options.timestamp_granularities or ["segment"]
     return _json(
         OpenAIVerbose(
-            language=LANGUAGE_NAMES.get(language, language),
+            language=LANGUAGE_NAMES.get(language, language) if language else UNKNOWN,
             duration=usage.seconds,
             text=transcript.text,
             words=_words(transcript.words) if "word" in times else None,

@@ -87,7 +87,7 @@ class _Call:
 
     def __init__(self, request: Request) -> None:
         self.options: OpenAIOptions | None = None
-        self.language = ""
+        self.language: str | None = None  # the model's, or what was given where that is not known
         self.windows: asyncio.Queue[Window | None] = asyncio.Queue()
         self._request, self._service = request, service_of(request)
         self.task = asyncio.create_task(self._run())
@@ -98,8 +98,9 @@ class _Call:
             return await self._service.run(self._request, record, _parse, self._accept, FORM)
 
     def _accept(self, options: OpenAIOptions) -> Told | None:
-        self.options, self.language = options, card(self._request, options.model).language
-        _check(options, self.language)
+        models, given = card(self._request, options.model).language, _given(options)
+        _check(options, models, given)
+        self.options, self.language = options, models or given
         return self.windows.put_nowait if options.stream else None
 
     def _done(self, task: asyncio.Task[Any]) -> None:
@@ -142,10 +143,15 @@ def _unbracketed(name: str) -> str:
     return plain if plain in STRUCTURED else name
 
 
-def _check(options: OpenAIOptions, language: str) -> None:
-    """Raise where the options are fine, but not for this model, or not together."""
-    wanted = options.language.strip().lower().replace("_", "-").partition("-")[0]
-    if wanted not in ("", "auto", language, LANGUAGE_NAMES.get(language)):
+def _given(options: OpenAIOptions) -> str | None:
+    """The language that was asked for, without its region."""
+    given = options.language.strip().lower().replace("_", "-").partition("-")[0]
+    return given[:100] if given not in ("", "auto") else None
+
+
+def _check(options: OpenAIOptions, language: str | None, given: str | None) -> None:
+    """Raise where the options are fine, but not for this model and its language, or not together."""
+    if language and given not in (None, language, LANGUAGE_NAMES.get(language)):
         raise BadRequest(
             f"language is {options.language[:100]!r}, but model {options.model!r} knows {language!r} only",
             code="unsupported_language",

@@ -4,6 +4,9 @@ A search is Python through and through, and Python runs one thread at a time. A 
 found so far and some frames more, and answers with what it has found then; it keeps nothing of it. So any process does,
 a long clip goes piece by piece, and one whose client left ends with its piece. Streams' pieces go before clips', which
 take turns piece by piece: a stream waits for other streams, and for what the processes have just begun.
+
+Clips are `admitted` before the device hears them: `Overloaded` once what waits for a search, or is in one, would take
+longer than `max_queue_s`, by what searches achieve. The clip that gets there may exceed it.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -27,12 +32,25 @@ import numpy as np
 
 from asr.beam import BeamDecoder
 from asr.search import Beam, search_of
-from service.errors import ApiError, BadRequest
+from service.errors import ApiError, BadRequest, Overloaded
 
 log = logging.getLogger(__name__)
 
-PIECE_FRAMES = 250  # 5 s of audio: some hundredths of a second of work
+# 5 s of audio: some hundredths of a second of work where speech is clear; 0.3 to 1.1 s, on a busy core, where the model
+# hardly understands it.
+PIECE_FRAMES = 250
 TRIES = 2  # of a piece, where its process dies
+FADE = 0.9  # of what a piece achieved, with each piece after it
+FIRST = (5.0, 0.5)  # audio and seconds of a piece that is taken to have run before any did
+FASTEST = 100.0  # seconds of audio a second that one piece may teach: silence takes no time, and says nothing of speech
+MOST_OF_ONE_S = 60.0  # of one clip that count as waiting: by turns, an hour of it does not hold up others
+
+
+@dataclass(eq=False)
+class Waiting:
+    """What waits for a search, will, or is in one: seconds of audio that are still to be searched."""
+
+    audio_s: float
 
 
 class _Turns:
@@ -77,9 +95,11 @@ class _Turns:
 class Searches:
     """`workers` processes, which start when the first search needs them; further pieces wait their turn."""
 
-    def __init__(self, workers: int = 1, lm: Path | None = None) -> None:
-        """`lm` is the file of the n-gram that all searches go by."""
-        self._workers, self._lm = workers, lm
+    def __init__(self, workers: int = 1, lm: Path | None = None, max_queue_s: float = 20.0) -> None:
+        """`lm` is the file of the n-gram that all searches go by, `max_queue_s` what bounds those of clips."""
+        self._workers, self._lm, self._max_queue_s = workers, lm, max_queue_s
+        self._waiting: set[Waiting] = set()
+        self._done = FIRST  # audio and time of late, which fade
         self._turns = _Turns(workers)
         self._pool: ProcessPoolExecutor | None = None
 
@@ -93,23 +113,74 @@ class Searches:
             raise BadRequest(str(error), code="invalid_option", param="hot_words") from None
         return BeamDecoder(search, model.seconds_per_frame)
 
-    async def hear(self, decoder: BeamDecoder, log_probs: np.ndarray, *, live: bool = True) -> BeamDecoder:
+    def check_open(self) -> None:
+        """Raise what `admitted` would: to refuse early, before an upload is read."""
+        ahead_s = sum(min(one.audio_s, MOST_OF_ONE_S) for one in self._waiting)
+        most_s = self._max_queue_s * self.audio_s_per_s
+        if ahead_s >= most_s:
+            raise Overloaded(
+                f"{ahead_s:.0f} s of audio wait for a search (max_queue_s); the limit is {most_s:.0f} s",
+                retry_after_s=min(60.0, ahead_s / self.audio_s_per_s),
+            )
+
+    @contextmanager
+    def admitted(self, audio_s: float) -> Iterator[Waiting]:
+        """While open, a clip is to be searched, if only when the device has heard it.
+
+        Raises Overloaded where too much is.
+        """
+        self.check_open()
+        with self._counted(audio_s) as waiting:
+            yield waiting
+
+    @contextmanager
+    def _counted(self, audio_s: float) -> Iterator[Waiting]:
+        waiting = Waiting(audio_s)
+        self._waiting.add(waiting)
+        try:
+            yield waiting
+        finally:
+            self._waiting.discard(waiting)
+
+    @property
+    def audio_s_per_s(self) -> float:
+        """What the processes together achieve, by the pieces of late."""
+        audio_s, process_s = self._done
+        return self._workers * audio_s / process_s
+
+    def waiting_audio_s(self) -> float:
+        """What no search has heard yet, of clips that are admitted and of streams."""
+        return sum(one.audio_s for one in self._waiting)
+
+    async def hear(
+        self,
+        decoder: BeamDecoder,
+        log_probs: np.ndarray,
+        *,
+        live: bool = True,
+        waiting: Waiting | None = None,
+    ) -> BeamDecoder:
         """What `decoder` is after these scores [frames, vocabulary]; itself it stays as it was.
 
         Args:
             decoder: a search of this service's.
             log_probs: what comes next.
             live: whether somebody speaks meanwhile. A clip's scores wait for those.
+            waiting: what `admitted` gave, of a clip; what is heard is taken off it.
 
         Raises:
             ApiError: the search failed.
         """
         decoder, finished = decoder.copy(), decoder.finished
         decoder.cut(len(finished))  # the words of an hour need not go there and back with every piece
-        for at in range(0, max(1, len(log_probs)), PIECE_FRAMES):
-            async with self._turns.turn(live):
-                decoder = await self._heard(decoder, log_probs[at : at + PIECE_FRAMES])
-            finished += decoder.cut(len(decoder.finished))
+        hop_s = decoder.seconds_per_frame
+        with nullcontext(waiting) if waiting else self._counted(len(log_probs) * hop_s) as left:
+            for at in range(0, max(1, len(log_probs)), PIECE_FRAMES):
+                piece = log_probs[at : at + PIECE_FRAMES]
+                async with self._turns.turn(live):
+                    decoder = await self._heard(decoder, piece)
+                left.audio_s -= len(piece) * hop_s
+                finished += decoder.cut(len(decoder.finished))
         decoder.put_back(finished)
         return decoder
 
@@ -118,8 +189,10 @@ class Searches:
         for left in reversed(range(TRIES)):
             pool = self._started()
             try:
-                heard = await asyncio.get_running_loop().run_in_executor(pool, _hear, decoder, piece)
+                loop = asyncio.get_running_loop()
+                heard, took_s = await loop.run_in_executor(pool, _hear, decoder, piece)
                 heard.search = decoder.search
+                self._learn(len(piece) * decoder.seconds_per_frame, took_s)
                 return heard
             except BrokenProcessPool:
                 log.warning("a search process died; tries left: %d", left)
@@ -129,6 +202,10 @@ class Searches:
                 log.exception("a search failed")
                 break
         raise ApiError("the search for the text failed", code="inference_failed")
+
+    def _learn(self, piece_s: float, took_s: float) -> None:
+        audio_s, process_s = self._done
+        self._done = (FADE * audio_s + piece_s, FADE * process_s + max(took_s, piece_s / FASTEST))
 
     def close(self) -> None:
         """End the processes. Blocks until the pieces that they have are done."""
@@ -142,10 +219,13 @@ class Searches:
         return self._pool
 
 
-def _hear(decoder: BeamDecoder, log_probs: np.ndarray) -> BeamDecoder:
+def _hear(decoder: BeamDecoder, log_probs: np.ndarray) -> tuple[BeamDecoder, float]:
+    """What the decoder is then, and the seconds that it searched."""
+    _ = decoder.search.lm  # read with a process's first piece: no time of the search
+    started = time.perf_counter()
     decoder.push(log_probs)
     del decoder.search  # the parent has it, and would make it anew
-    return decoder
+    return decoder, time.perf_counter() - started
 
 
 def _live_with_parent() -> None:

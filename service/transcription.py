@@ -6,8 +6,9 @@ import asyncio
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,7 +108,7 @@ class Transcription:
             yield folder
         finally:
             # A write that was cut short may still be under way when the folder goes: it is the last to know.
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+            await asyncio.shield(_remove(folder))
 
     def _name_model(self, name: str, record: RequestRecord) -> str:
         """The name of the model that is called `name`, noted if there is one."""
@@ -197,6 +198,8 @@ class Transcription:
         options.model = self._name_model(options.model, record)
         if options.model or not in_form:
             self.check_model(options.model)
+        if options.decoding == "beam":
+            self.searches.check_open()
         return options
 
     def check_model(self, name: str) -> None:
@@ -231,22 +234,31 @@ class Transcription:
                 folder / "upload",
                 folder / "wave.npy",
                 max_audio_s=self.settings.max_audio_s,
-                admit=self.batcher.check_open,
+                admit=partial(self._check_queues, options),
             )
         self.metrics.decode_duration.observe(phases.seconds["decode"])
         audio_s = len(wave) / SAMPLE_RATE
         logs.note(audio_s=round(audio_s, 3))
         limit.set(options.timeout_s, *self._due(limit.passed_s(), audio_s))
         clip = Clip(options.model, model, wave, limit.at, as_scores=search is not None)
-        answer = await hear(self.batcher, clip, told)
-        phases.seconds |= {"queue": answer.queue_s, "inference": answer.inference_s}
-        if search:
-            with phases.time("search"):
-                search = await self.searches.hear(search, answer.transcript, live=False)
-            answer = replace(answer, transcript=Transcript(search.text, search.words, audio_s))
+        with self.searches.admitted(audio_s) if search else nullcontext() as waiting:
+            answer = await hear(self.batcher, clip, told)
+            phases.seconds |= {"queue": answer.queue_s, "inference": answer.inference_s}
+            if search:
+                del wave, clip  # the search may have to wait, and needs the scores alone
+                await _remove(folder)
+                with phases.time("search"):
+                    search = await self.searches.hear(search, answer.transcript, live=False, waiting=waiting)
+                answer = replace(answer, transcript=Transcript(search.text, search.words, audio_s))
         if self.settings.log_transcripts:
             logs.note(text=answer.transcript.text)
         return answer
+
+    def _check_queues(self, options: TranscribeOptions) -> None:
+        """Raise Overloaded where too much waits for what these options need."""
+        self.batcher.check_open()
+        if options.decoding == "beam":
+            self.searches.check_open()
 
     def _hurry_s(self, options: TranscribeOptions) -> float | None:
         """The client's time, where the upload has not even its own."""
@@ -260,6 +272,10 @@ class Transcription:
         if due_s > limits.max_timeout_s:
             return limits.max_timeout_s, "max_timeout_s"
         return due_s, "base_timeout_s, timeout_per_audio_s"
+
+
+async def _remove(folder: Path) -> None:
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _late(limit: Limit) -> ApiError:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import pickle
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from asr import ngram
 from asr.beam import BeamDecoder
 from asr.ctc import Vocabulary, greedy
-from asr.search import Beam, BeamSearch
+from asr.search import Beam, BeamSearch, search_of
 from tests.conftest import TOKENS
 
 SMALL = Vocabulary(["<pad>", "<s>", "|", "A", "B"])
@@ -70,6 +71,24 @@ def test_a_wide_beam_finds_the_likeliest_of_all_texts_and_its_probability(seed: 
             found[one.text.strip()] = found.get(one.text.strip(), 0.0) + one.mass
         assert found == pytest.approx({text: texts[text] for text in found})
         assert found[best] == pytest.approx(texts[best])
+
+
+def test_searches_for_many_callers_names_take_little_memory() -> None:
+    """Of as many callers as are remembered, each with as many and as long names as the service takes."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), 9)) for _ in range(500)]
+    names = tuple(" ".join(words[at : at + 5]) for at in range(0, 500, 5))
+    tracemalloc.start()
+    try:
+        hot_words = BeamSearch(Beam(hot_words=names), LARGE).hot_words
+        assert hot_words
+        for place in range(len(hot_words._places)):
+            for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ ":
+                hot_words.move(place, letter)
+        taken_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken_bytes * search_of.cache_info().maxsize < 100e6
 
 
 def test_a_text_of_many_paths_beats_the_best_path() -> None:

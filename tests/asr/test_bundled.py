@@ -14,7 +14,7 @@ import torch
 from transformers import Wav2Vec2ConformerForCTC, Wav2Vec2Processor
 
 import asr
-from asr import audio
+from asr import audio, checkpoint
 from asr.checkpoint import BUNDLED
 from offline.data import Utterance, read_manifest
 
@@ -56,6 +56,12 @@ def test_the_reports_are_of_these_weights_and_mla_of_that_mha() -> None:
     mha, mla = (json.loads((BUNDLED / name / "report.json").read_text()) for name in ("mha", "mla"))
     assert mha["folder_hash"] == mla["source_folder_hash"] == model("mha").folder_hash
     assert mla["folder_hash"] == model("mla").folder_hash
+
+
+@pytest.mark.parametrize("name", ["mha", "mla"])
+def test_they_say_that_they_are_english(name: str) -> None:
+    """Else the service would take any language that a client asks for."""
+    assert checkpoint.read_config(BUNDLED / name).extra["language"] == "en"
 
 
 MEASURED = "people test-piper test-festival test-seen-voices test-unseen-voice conditions".split()

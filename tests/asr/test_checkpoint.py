@@ -161,14 +161,16 @@ def test_a_file_in_the_folder_stands_for_the_folder(folder: Path) -> None:
         checkpoint.resolve(folder / "nowhere" / "converted_model.pt")
 
 
-def spoil_config(key: str, value: object):
+def spoil_config(key: str, value: object, name: str = "config.json"):
     def spoil(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {key: value}))
+        file = folder / name
+        config = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(config | {key: value}))
 
     return spoil
 
 
+PREPROCESSOR = "preprocessor_config.json"
 BROKEN = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
     "no vocabulary": (lambda f: (f / "vocab.json").unlink(), "vocab.json: no such file"),
@@ -189,6 +191,19 @@ BROKEN = {
     "other vocabulary": (spoil_config("vocab_size", 40), "32 tokens"),
     "odd activation": (spoil_config("hidden_act", "mish"), "config.json: activation"),
     "another blank": (spoil_config("pad_token_id", 5), "blank at 0"),
+    "plain audio": (
+        spoil_config("do_normalize", False, PREPROCESSOR),
+        "preprocessor_config.json: do_normalize is false",
+    ),
+    "other rate": (
+        spoil_config("sampling_rate", 8000, PREPROCESSOR),
+        "preprocessor_config.json: sampling_rate is 8000",
+    ),
+    "plain audio, as transformers 5 says it": (
+        spoil_config("feature_extractor", {"do_normalize": False}, "processor_config.json"),
+        "/processor_config.json: do_normalize is false",
+    ),
+    "preprocessor no object": (lambda f: (f / PREPROCESSOR).write_text("[]"), "preprocessor_config.json"),
 }
 
 
@@ -197,6 +212,16 @@ def test_a_broken_folder_is_named_with_its_reason(spoil, named: str, folder: Pat
     spoil(folder)
     with pytest.raises(CheckpointError, match=named):
         checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("said", [None, {}, {"do_normalize": True}, {"processor_class": "Wav2Vec2Processor"}])
+def test_a_preprocessor_may_say_little(said: dict[str, object] | None, folder: Path) -> None:
+    expected = scores(folder)
+    (folder / PREPROCESSOR).unlink()
+    if said is not None:
+        for name in (PREPROCESSOR, "processor_config.json"):
+            (folder / name).write_text(json.dumps(said))
+    assert np.array_equal(scores(folder), expected)
 
 
 def test_a_pickle_with_code_is_refused(folder: Path) -> None:

@@ -4,15 +4,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
+import torch
 
 import asr
-from asr import ngram
+from asr import checkpoint, ngram
 from asr.__main__ import main
 from asr.audio import read
+from asr.ctc import Vocabulary
 from asr.search import Beam
-from tests.conftest import noise
+from tests.conftest import noise, tiny_model
 
 
 @pytest.fixture
@@ -77,6 +80,44 @@ def test_a_bad_file_is_reported_and_the_others_go_on(
     assert f"error: {garbage}: not a sound file" in captured.err
     assert f"error: {missing}: No such file" in captured.err
     assert f"error: {clip.parent}: Is a directory" in captured.err
+
+
+def test_a_model_whose_scores_are_no_numbers_fails_file_by_file(
+    clip: Path, vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, other = tiny_model("mha"), clip.with_name("other.wav")
+    broken.lm_head.bias.data[:] = torch.nan
+    checkpoint.save(broken, vocabulary, tmp_path / "nan", dtype=torch.float32)
+    soundfile.write(other, noise(16_000, seed=1), 16_000)
+    assert main([str(clip), str(other), "--model", str(tmp_path / "nan"), "--device", "cpu"]) == 1
+    failed = [f"error: {file}: {tmp_path / 'nan'} failed: log-probs hold NaN" for file in (clip, other)]
+    assert capsys.readouterr() == ("", "\n".join([*failed, ""]))
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from asr.__main__ import main
+main([sys.argv[2], *sys.argv[3:]])  # whatever is loaded when it is first needed
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 2**28
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_file_too_long_for_the_memory_is_reported_and_the_others_go_on(clip: Path, model: str) -> None:
+    long = clip.with_name("long.flac")
+    with soundfile.SoundFile(long, "w", 16_000, 1) as file:
+        for _ in range(50):  # minutes, of 3.84 MB: there is room for them, but not for twice as much
+            file.write(np.zeros(60 * 16_000, np.int16))
+    given = [str(long), str(clip), "--model", model, "--device", "cpu"]
+    command = [sys.executable, "-c", LIMITED, *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == f"error: {long}: too little memory for its samples\n"
+    first, last = done.stdout.splitlines()
+    assert last == f"{clip}\t{first}"
 
 
 @pytest.mark.parametrize(

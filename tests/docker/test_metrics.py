@@ -19,6 +19,7 @@ GAUGES = {
     "asr_engine_heartbeat_age_seconds": set(),
     "asr_engine_heartbeat_limit_seconds": set(),
     "asr_queue_audio_limit_seconds": set(),
+    "asr_search_audio_seconds": set(),
     "asr_model_weight_bytes": {"model"},
     "asr_model_state": {"model", "state"},
 }

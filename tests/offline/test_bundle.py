@@ -28,6 +28,7 @@ def test_weights_are_halved_and_the_report_comes_along(
     assert "bundled/mla: 0." in capsys.readouterr().out
     report = json.loads((bundled / "mla" / "report.json").read_text())
     assert report == {"steps": 7, "folder_hash": checkpoint.folder_hash(bundled / "mla")}
+    assert json.loads((bundled / "mla" / "config.json").read_text())["language"] == "en"
     old, new = (load_file(folder / "model.safetensors") for folder in (source, bundled / "mla"))
     halved = {name: value.half() for name, value in old.items() if ".batch_norm." not in name}
     assert all(new[name].equal(value) for name, value in halved.items())

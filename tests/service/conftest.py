@@ -114,10 +114,10 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> dict[str, str]:
     """Checkpoint folders of tiny real models `mha` and `mla`; one head, so that minutes of sound run quickly."""
-    made = {}
+    made, changes = {}, {"num_attention_heads": 1, "extra": {"language": "en"}}
     for kind in ("mha", "mla"):
         made[kind] = str(tmp_path_factory.mktemp(kind))
-        checkpoint.save(tiny_model(kind, num_attention_heads=1), vocabulary, made[kind], dtype=torch.float32)
+        checkpoint.save(tiny_model(kind, **changes), vocabulary, made[kind], dtype=torch.float32)
     return made
 
 

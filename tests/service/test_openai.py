@@ -1,8 +1,9 @@
 """OpenAI's own client against a server on a socket: it works unchanged, and understands what goes wrong."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -148,6 +149,21 @@ def test_the_description_names_every_type_of_answer(served: Served) -> None:
 @pytest.mark.parametrize("language", ["", "auto", "EN", "en-US", "english"])
 def test_the_models_language_by_all_its_names(client: openai.OpenAI, language: str) -> None:
     client.audio.transcriptions.create(file=CLIP, model="mla", language=language)
+
+
+def test_a_model_that_names_no_language_takes_any(tiny_folder: Callable[..., Path]) -> None:
+    settings = Settings(models={"mha": str(tiny_folder("mha"))}, decode_workers=1, stream_memory="0")
+    with serving(settings) as served, of(served) as client:
+        said_of = {"de": "de", "de-AT": "de", "EN": "english", "auto": "unknown", "": "unknown"}
+        for given, said in said_of.items():
+            answer = client.audio.transcriptions.with_raw_response.create(
+                file=CLIP, model="mha", language=given, response_format="verbose_json"
+            )
+            assert answer.headers["x-ignored-options"] == "language"
+            assert TranscriptionVerbose.model_validate_json(answer.content).language == said
+        card = served.client.get("/v1/models/mha").json()
+        assert card["status"] == "ready" and "language" not in card
+        assert "language" not in served.post(CLIP[1]).json()
 
 
 def test_our_own_options_go_in_the_extra_body(client: openai.OpenAI, served: Served) -> None:

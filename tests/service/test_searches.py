@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import asr
 from asr import ngram
 from asr.beam import BeamDecoder
 from asr.search import Beam, search_of
-from service.errors import ApiError
-from service.searches import Searches
+from service.errors import ApiError, Overloaded
+from service.searches import FASTEST, Searches
 from service.segments import Segments
+from service.settings import Settings
 from tests.fakes import LETTERS, FakeTranscriber, spoken
-from tests.service.conftest import WAIT_S, Served, error_of, sound
+from tests.service.conftest import WAIT_S, Served, error_of, serving, sound, wait_until
 from tests.service.live import connected, live, streamed
 from tests.service.test_segments import HOP_S, RULES, frames, hear, spans
 
@@ -169,10 +170,82 @@ def test_a_search_is_cut_at_pauses_and_where_speech_goes_on_for_too_long(lm: Pat
         assert all(end - start <= RULES.longest_s for _, _, start, end in ours)
 
 
-def kill(searches: Searches) -> None:
+def kill(searches: Searches, by: signal.Signals = signal.SIGKILL) -> None:
     assert searches._pool
     for process in list(searches._pool._processes):
-        os.kill(process, signal.SIGKILL)
+        os.kill(process, by)
+
+
+def test_searches_that_would_wait_too_long_are_refused_and_nothing_else(folders: dict[str, str]) -> None:
+    clip, beam = sound(16_000), {"decoding": "beam"}
+    settings = Settings(models=folders, decode_workers=1, stream_memory="0", max_queue_s=0.05)
+    with serving(settings) as served, ThreadPoolExecutor(1) as client:
+        searches, spool = served.service.searches, served.service.spool
+        assert served.post(clip, **beam).status_code == 200  # by now there is a process
+        kill(searches, signal.SIGSTOP)
+        try:
+            waiting = client.submit(served.post, sound(6 * 16_000), "mla", **beam)
+            wait_until(lambda: searches._turns._free == 0, "a search")
+            assert served.metric("asr_search_audio_seconds") == 6.0 > FASTEST * settings.max_queue_s
+            assert spool and not list(spool.iterdir())
+            assert "wave.npy" not in Path("/proc/self/maps").read_text()
+            form = {"model": "mla", **beam}
+            for refused in (
+                served.post(clip, **beam, timeout_s=30),
+                served.client.post("/v1/audio/transcriptions", files={"file": clip}, data=form, timeout=30),
+            ):
+                assert refused.status_code == 429, refused.text
+                error = error_of(refused)
+                assert error["code"] == "overloaded" and "max_queue_s" in str(error["message"])
+                assert int(refused.headers["retry-after"]) >= 1
+            assert served.post(clip).status_code == 200
+        finally:
+            kill(searches, signal.SIGCONT)
+        assert waiting.result(WAIT_S).status_code == 200
+        assert served.metric("asr_search_audio_seconds") == 0
+        assert served.post(clip, **beam).status_code == 200
+
+
+def test_many_searches_at_once_are_refused_before_the_device_hears_them(folders: dict[str, str]) -> None:
+    """None waits for a search yet when they come."""
+    settings = Settings(models=folders, decode_workers=2, stream_memory="0", max_queue_s=0.5)
+    with serving(settings) as served, ThreadPoolExecutor(24) as clients:
+        calls = [clients.submit(served.post, sound(4 * 16_000), "mla", decoding="beam") for _ in range(24)]
+        answers = [call.result(WAIT_S) for call in calls]
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) == {200, 429}
+        heard_s = served.metric("asr_audio_seconds_total", model="mla")
+        assert heard_s == 4.0 * statuses.count(200)
+        assert served.service.searches.waiting_audio_s() == 0
+
+
+def test_what_waits_for_a_search_is_bounded_and_a_long_clip_holds_up_none() -> None:
+    searches = Searches(max_queue_s=10.0)
+    most_s = 10.0 * searches.audio_s_per_s
+    with ExitStack() as clips:
+        clips.enter_context(searches.admitted(3600.0))
+        searches.check_open()
+        clips.enter_context(searches.admitted(most_s - 60.0))
+        assert searches.waiting_audio_s() == 3540.0 + most_s
+        with pytest.raises(Overloaded) as refused:
+            searches.check_open()
+        assert 1 <= int(refused.value.headers["Retry-After"]) <= 60
+    searches.check_open()
+
+
+async def test_how_fast_searches_are_is_learnt_from_those_that_ran() -> None:
+    async with searching() as (searches, decoder):
+        before = searches.audio_s_per_s
+        with searches.admitted(5.0) as waiting:
+            for _ in range(20):
+                await searches.hear(decoder, random_scores(10), live=False, waiting=waiting)
+            assert waiting.audio_s == pytest.approx(1.0)
+        assert 0 < searches.audio_s_per_s != before
+        silence = np.full((250, 28), -20.0, np.float32)
+        silence[:, 0] = 0.0
+        for _ in range(60):
+            await searches.hear(decoder, silence, live=False)
+        assert searches.audio_s_per_s == pytest.approx(FASTEST, rel=0.1)
 
 
 @asynccontextmanager
@@ -254,6 +327,6 @@ async def test_what_kills_its_process_fails_alone() -> None:
     scores = random_scores(20)
     async with searching() as (searches, decoder):
         with pytest.raises(ApiError, match="search"):
-            await searches.hear(Deadly(decoder.search, decoder._seconds_per_frame), scores)
+            await searches.hear(Deadly(decoder.search, decoder.seconds_per_frame), scores)
         async with asyncio.timeout(WAIT_S):
             assert (await searches.hear(decoder, scores)).words
