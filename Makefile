@@ -306,16 +306,18 @@ bench: $(VENV)/.installed-dev ## measure the speed of both bundled models, and o
 	$(RUN) -m offline.benchmark offline --paths auto --batch_size 1,8 --memory --output_file results/benchmark.json
 	$(RUN) -m offline.benchmark offline --large --dtype bfloat16 --paths auto --batch_size 1,4 \
 	  --output_file results/benchmark-large.json
-	$(RUN) -m offline.benchmark stream --profile 640x2,640x5,640x10,640x30 --output_file results/benchmark-stream.json
+	$(RUN) -m offline.benchmark stream --profile 640x2,640x5,640x10,640x30,480+160x10,200+120x5 \
+	  --output_file results/benchmark-stream.json
 	$(RUN) -m offline.benchmark stream --large --dtype bfloat16 --profile 640x30,640x10,640x5,640x2,640x1,640x0.5,640x0 --streams 1,2 \
 	  --steps 1 --output_file results/benchmark-stream-large.json
 
 LIVE := $(MEASURE) --latency_clips 0 --overwrite
 streams: $(TEST) runs/arms/lossless/report.json runs/arms/joint-87.5-posterior/report.json ## measure live streams: results/streaming-*.json, emission, long-form (2 hours)
-	$(LIVE) --model mha,mla --max_samples 400 --profile full,1280x10,640x10,320x10,naive-640x10 \
+	$(LIVE) --model mha,mla --max_samples 400 \
+	  --profile full,1280x10,1120+160x10,640x10,480+160x10,320x10,200+120x10,naive-640x10 \
 	  --output_file results/streaming-sentences.json --plot results/streaming-sentences.png
 	$(LIVE) --model mha,mla --max_samples 400 --join_s 180 \
-	  --profile full,$(call list,$(foreach chunk,640 1280 320,$(foreach context,30 10 5 2,$(chunk)x$(context)))) \
+	  --profile full,$(call list,$(foreach chunk,640 480+160 1280 320 200+120,$(foreach context,30 10 5 2,$(chunk)x$(context)))) \
 	  --output_file results/streaming-joined.json --plot results/streaming-joined.png
 	$(LIVE) --model mha,mla,runs/arms/lossless,runs/arms/joint-87.5-posterior --max_samples 1000 --join_s 180 \
 	  --profile $(call list,$(foreach context,30 10 5 2 1 0.5,640x$(context) 640x$(context)/int8) 640x0) \

@@ -48,8 +48,8 @@ class SelfAttention(nn.Module):
         stream, after F frames in the state's ring: `mask` is a bool [B, 1, 1, F + C], and rotary `positions` are the
         blocks' own tables [2, B, C, dh]; relative ones are the state's.
 
-        `rows` [B, N, S] says which row of the relative table each pair of a query and a key takes, where frames do not
-        follow one another.
+        `rows` [B or 1, N, S] says which row of the relative table each pair of a query and a key takes, where frames do
+        not follow one another: in a ring, and in `blocks`, whose copies then stand for the T frames.
         """
         turned = x if self.relative else rotate(x, positions)
         query = self.split(self.linear_q(turned)) * self.scale

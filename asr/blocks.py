@@ -35,9 +35,8 @@ class Blocks:
         final = self.valid & ((place < chunk_frames) | (block == last))
         before = (block < block[:, None]) & (self.frames >= self._start[:, None] - left_context_frames)
         seen = self.valid[:, None] & ((block == block[:, None]) | before & final[:, None])
-        self.mask = (seen | ~self.valid[..., None])[
-            :, None
-        ]  # a row without a frame sees all: nobody reads it
+        seen = seen | ~self.valid[..., None]  # a row without a frame sees all: nobody reads it
+        self.mask = seen[:, None]
         frame = torch.arange(total, device=lengths.device)
         home = ((frame + lookahead_frames) // chunk_frames).minimum(last)
         self._final = (home * lookahead_frames + frame + lookahead_frames).clamp(max=len(block) - 1)  # [B, T]
@@ -56,6 +55,5 @@ class Blocks:
         first = self._start[:: self.size]
         window = torch.arange(reach, device=x.device)
         past = final[..., (first[:, None] + window).clamp(0, final.shape[-1] - 1)]  # [B, D, K, reach]
-        past = past * (first[:, None] + window >= reach)
         whole = torch.cat((past, x.unflatten(-1, (self.count, self.size))), -1)
         return whole.transpose(1, 2).flatten(0, 1)

@@ -1,6 +1,7 @@
 """The streaming operator: one chunk of each of many streams through the model's own layers, in one batch.
 
-What it gives equals the chunk-masked whole forward (`chunk_frames=` in `ConformerCTC.forward`), frame by frame.
+What it gives equals the whole forward with the same chunks, context and look-ahead (`chunk_frames=` and so on in
+`ConformerCTC.forward`), frame by frame.
 
 B streams in a step, C frames a chunk, F frames of left context, R frames of look-ahead, D model width, V vocabulary.
 """
@@ -63,8 +64,8 @@ def step(
         keep: False leaves the cache as it is: what the streams would say if they ended now.
 
     Returns:
-        logits [B, R + C, V] of the frames that waited and the chunk, and which of each row are said: all but the last R
-        while the stream goes on.
+        logits [B, R + C, V] of the frames that waited and the chunk, and which of each row are said: all that there are
+        but the last R; when the stream ends, or is tried, those too.
 
     Raises:
         ValueError: a slot that is not there, named twice, or ended; a chunk that is too long; with look-ahead a full

@@ -92,7 +92,7 @@ class Transcriber:
         Args:
             waves: float32 [samples] each, mono at 16 kHz; they run as one padded batch. Without `chunk_frames` a clip
                 of over a minute runs by itself in overlapping windows, so that memory stays bounded.
-            chunk_frames: None, or C for the chunk-masked whole forward (what a stream with chunks of C frames gives).
+            chunk_frames: None, or C for what a stream with chunks of C frames gives, computed as a whole.
             left_context_frames: F, the frames before a chunk that it sees.
             lookahead_frames: R, the frames after a chunk that are heard before it is said what is in it.
             normalised: the waves are samples of `windows`.

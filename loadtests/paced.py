@@ -8,8 +8,8 @@ again from the start, each client at another place of them. A piece of sound is 
 spoken, never ahead of it. Clients begin spread over one chunk, so that their phases mix. Latencies are by this
 machine's clock, network included:
 
-  partial   from when the piece with the last sample of what the message covers (its audio_s, and the 5 ms that the
-            last frame reaches beyond) was due, to when the message came
+  partial   from when the piece with the last sample of what the message needs (its audio_s, the look-ahead, and the
+            5 ms that the last frame reaches beyond) was due, to when the message came
   final     the same for the chunk that let the server say it; the message names none, so that is the last chunk on
             the stream's grid that was sent in full when it came: too little where the server is more than a chunk
             behind, which its partials show; none for those after the end
@@ -18,7 +18,7 @@ machine's clock, network included:
 They count from when a piece was due, not from when it was sent: a server that takes no more, or a slow client, does not
 make them shorter.
 
-What a word waits for its chunk to fill, up to `chunk_ms`, comes on top.
+What a word waits for its chunk to fill, up to `chunk_ms`, and then `lookahead_ms`, comes on top.
 Late is a partial or a final that takes longer than a chunk; `late_steps` are what the server itself counted as late.
 Lost is a client that never got `done`; its error is kept. `late_send_s` is how far behind its plan a client sent:
 much of it where partials come in time means that this machine was too slow, and figures are not to be trusted.
@@ -77,6 +77,7 @@ def figures(clients: Sequence[Client]) -> Message:
     errors = [client.error for client in clients if client.error]
     return {
         "chunk_ms": round(1000 * max(client.chunk_s for client in clients)) or None,
+        "lookahead_ms": round(1000 * max(client.lookahead_s for client in clients)),
         "partial_s": quantiles(partial_s),
         "final_s": quantiles(final_s),
         "last_s": quantiles([client.last_s for client in clients if client.last_s is not None]),
@@ -151,8 +152,8 @@ def parser() -> argparse.ArgumentParser:
         "--spread_s",
         "--spread-s",
         type=positive,
-        default=0.64,
-        help="time over which clients begin (default: 0.64, a chunk)",
+        default=0.48,
+        help="time over which clients begin (default: 0.48, a chunk)",
     )
     add("--url", default="ws://localhost:8000", help="the server (default: ws://localhost:8000)")
     add("--key", default=os.environ.get("MLA_ASR_KEY"), help="API key (default: $MLA_ASR_KEY)")

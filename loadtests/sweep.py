@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -210,8 +211,7 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     if wrong:
         parsing.error(f"--models: {wrong[0]!r} is not name=source, such as mla=mla")
     options.models = dict(pair.split("=", 1) for pair in options.models)
-    heard, _, context = options.profile.partition("/")
-    if not (heard.replace("+", "", 1).isdigit() and context.replace(".", "", 1).isdigit()):
+    if not re.fullmatch(r"\d+(\+\d+)?/\d+(\.\d+)?", options.profile):
         parsing.error(f"--profile: {options.profile!r} is not chunk/context, such as 640/10 or 480+160/10")
     if options.repeats is not None and (options.repeats % 2 or not options.repeats):
         parsing.error(

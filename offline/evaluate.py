@@ -13,7 +13,7 @@ served, a batch of them in one cache. A profile is one of
   fast, balanced, long     what the service calls so: 200+120x5, 480+160x10, 480+160x30
   640x10                   chunks of 640 ms, each with the 10 s before it
   480+160x10               chunks of 480 ms; what is in them is said when 160 ms more have been heard, so nothing
-                           waits longer than with chunks of 640, but each step computes a third more
+                           waits longer than with chunks of 640, but a third more steps are made
   640x10/int8              the same with its cache in int8; --cache_dtype model,int8 gives all streams in both
   naive-640x10             without a cache: every chunk and the 10 s before it run anew, as a clip of its own
 
@@ -212,6 +212,7 @@ def header(arms: Sequence[Arm], read_corpora: list[Corpus], args: Namespace) -> 
             **({"pause_s": joined.PAUSE_S, "seed": joined.SEED} if args.join_s else {}),
             "chunk_frames": only.chunk_frames,
             "left_context_frames": None if only.chunk_frames is None else only.left_context_frames,
+            **({"lookahead_frames": only.lookahead_frames} if only.lookahead_frames else {}),
         },
     }
 

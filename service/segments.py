@@ -30,7 +30,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Partial:
-    """The text of a segment so far; it may change. `audio_s` of the stream have been heard for it."""
+    """The text of a segment so far; it may change. It covers `audio_s` of the stream."""
 
     segment: int
     text: str

@@ -208,8 +208,9 @@ class Session:
         while not ended:
             work = await self._next()
             since = self._since(work)
-            for event in await self._hear(work, since):
-                yield event, since
+            for said in (self._hear, self._flushed):
+                for event in await said(work, since):
+                    yield event, since
             ended = work.ends
 
     def close(self) -> None:
@@ -247,11 +248,15 @@ class Session:
             finals = [event for event in said if isinstance(event, Final)]  # a partial's final comes at once
             return [*finals, *self._segments.end()]
         if work.full:
-            said = await self._said(await self._step(work, since, keep=True))
-            if work.marks and self._waits:
-                said += await self._try(Work(work.samples[:0], work.arrived), since)
-        else:
-            said = await self._try(work, since)
+            return [*await self._said(await self._step(work, since, keep=True))]
+        return [*await self._try(work, since)]
+
+    async def _flushed(self, work: Work, since: float) -> list[Event]:
+        """The answers to its flushes, after what waits beyond a chunk that they are answered with."""
+        if work.ends:
+            return []
+        waits = work.full and work.marks and self._waits
+        said = await self._try(Work(work.samples[:0], work.arrived), since) if waits else []
         return [*said, *(Flushed(mark.id) for mark in work.marks)]
 
     @property

@@ -5,8 +5,8 @@ The client sends `start`, then binary messages of audio, `flush`, `keepalive`, a
 - `ready` once there is a slot;
 - `partial` when the text of a segment has changed, its end included: it may change again;
 - `final` when a segment is over; the finals, one after another, are the text;
-- `flushed` when all before a flush has been said: the part of a chunk that was there comes as a `partial` first.
-  Flushes that wait are answered together;
+- `flushed` when all before a flush has been said: what waited for its look-ahead, and the part of a chunk that was
+  there, come as a `partial` first. Flushes that wait are answered together;
 - `done` after the last `final`, then it closes with 1000;
 - `error`, then it closes: with 1007 when it cannot read what the client sends, 1008 when a name is unknown or a limit
   in time is reached, 1009 for too large a message, 1011 for a failure of its own, 1012 when the server shuts down, 1013

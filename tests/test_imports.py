@@ -19,7 +19,18 @@ MAY_IMPORT = {
 }
 # A module of asr/ imports of asr/ only what stands on an earlier line.
 ASR_LAYERS = [
-    {"config", "audio", "blocks", "masks", "positions", "normalise", "ctc", "hot_words", "ngram", "precision"},
+    {
+        "config",
+        "audio",
+        "blocks",
+        "masks",
+        "positions",
+        "normalise",
+        "ctc",
+        "hot_words",
+        "ngram",
+        "precision",
+    },
     {"cache", "search", "subtitles", "windows"},
     {"attention", "beam", "convolution"},
     {"mha", "mla"},

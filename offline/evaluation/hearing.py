@@ -34,8 +34,8 @@ def texts(
 def streamed(model: asr.Transcriber, waves: list[Wave], profile: Profile) -> list[Wave]:
     """Returns the log-probabilities [frames, vocabulary] of each wave as a live stream, all in one cache.
 
-    In float32 they are those of the chunk-masked whole forward (`log_probs(chunk_frames=...)`), whose time and memory
-    grow with the square of the length.
+    In float32 they are those of the whole forward with the same chunks (`log_probs(chunk_frames=...)`), whose time and
+    memory grow with the square of the length.
     """
     size = _chunk(profile)
     cache = new_cache(model, len(waves), profile, max(model.config.frames(len(wave)) for wave in waves))
@@ -53,7 +53,9 @@ def new_cache(model: asr.Transcriber, slots: int, profile: Profile, frames: int 
     """Returns a cache for streams of at most so many frames: no left context beyond those is allocated and read."""
     size, left, ahead = _chunk(profile), profile.left_context_frames, profile.lookahead_frames
     if frames is not None:
-        last = (frames if ahead else frames - 1) // size * size  # without look-ahead no block is empty
+        last = (
+            (frames if ahead else frames - 1) // size * size
+        )  # without look-ahead an empty last block reads nothing
         left = min(left, max(last - ahead, 0))
     dtype = "int8" if profile.int8 else None
     sizes = {"chunk_frames": size, "left_context_frames": left, "lookahead_frames": ahead}

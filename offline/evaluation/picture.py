@@ -22,7 +22,8 @@ def curves(result: dict[str, Any]) -> dict[tuple[str, str], Points]:
         if facts["chunk_frames"] is not None:
             chunk, _, rest = facts["profile"].partition("/")
             kind = chunk.replace("ms", " ms") + (" int8" if rest.endswith("int8") else "")
-            kind += "".join(f", {way}" for way in name.split("+")[1:] if "decoding" in facts)
+            searched = name.removeprefix(f"{facts['model']}@{facts['profile']}").split("+")[1:]
+            kind += "".join(f", {way}" for way in searched if "decoding" in facts)
             context_s = facts["left_context_frames"] * FRAME_MS / 1000
             found[facts["model"], kind].append((context_s, entry["total"]["wer"]))
     return {key: sorted(points) for key, points in found.items()}

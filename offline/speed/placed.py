@@ -8,6 +8,7 @@ on what the frames hold.
 S streams, C frames a chunk, F frames of left context, R frames of look-ahead.
 """
 
+import re
 import time
 from argparse import ArgumentTypeError
 from typing import NamedTuple
@@ -61,16 +62,11 @@ def profile(text: str) -> Profile:
     >>> profile("320x2.5").left_context_frames
     125
     """
-    heard, _, left = NAMED.get(text, text).partition("x")
-    chunk, _, ahead = heard.partition("+")
-    try:
-        found = Profile(int(chunk), float(left), int(ahead or 0))
-        frames = found.left_context_s * 1000 / FRAME_MS
-        fits = found.chunk_ms > 0 and found.chunk_ms % FRAME_MS == 0 and 0 <= frames == round(frames)
-        fits = fits and found.lookahead_ms >= 0 and found.lookahead_ms % FRAME_MS == 0
-    except (ValueError, OverflowError):
-        fits = False
-    if not fits:
+    named = re.fullmatch(r"(\d+)(?:\+(\d+))?x(\d+(?:\.\d+)?)", NAMED.get(text, text), re.ASCII)
+    found = Profile(int(named[1]), float(named[3]), int(named[2] or 0)) if named else Profile(0, 0.0)
+    frames = found.left_context_s * 1000 / FRAME_MS
+    fits = found.chunk_ms > 0 and found.chunk_ms % FRAME_MS == found.lookahead_ms % FRAME_MS == 0
+    if not (fits and frames == round(frames)):
         raise ArgumentTypeError(
             f"{text!r} is no profile; give milliseconds x seconds, both in whole frames of 20 ms: 640x10, or "
             f"480+160x10 with 160 ms of look-ahead; or {', '.join(NAMED)}"

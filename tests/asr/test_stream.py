@@ -180,45 +180,52 @@ def test_the_cache_holds_k_and_v_or_the_latent_and_nothing_else(
     assert small.bytes_by_part["attention"] == 3 * 50 * (values + 4 * scales)
 
 
+@pytest.mark.parametrize("ahead", [0, 3])
 @pytest.mark.parametrize(("kind", "positions"), KINDS)
-def test_int8_stays_close(kind: str, positions: str, tiny_folder: Folder) -> None:
+def test_int8_stays_close(kind: str, positions: str, ahead: int, tiny_folder: Folder) -> None:
     model = load(tiny_folder(kind, positions), device="cpu")
-    cache = model.new_cache(1, chunk_frames=8, left_context_frames=50, dtype="int8")
+    cache = model.new_cache(1, chunk_frames=8, left_context_frames=50, lookahead_frames=ahead, dtype="int8")
     clip = noise(HOP * 90 + TAIL)
     got, expected = streamed(model, cache, 0, clip), whole(model, clip, cache)
     difference = np.abs(got - expected)
-    assert difference[:8].max() < 1e-4  # the first chunk reads nothing from the ring
+    assert difference[: 8 - ahead].max() < 1e-4  # the first chunk reads nothing from the ring
     assert 0 < difference.max() < 0.05
 
 
 def test_memory_is_allocated_once(tiny_folder: Folder) -> None:
     model = load(tiny_folder("mla"), device="cpu")
-    cache = model.new_cache(2, chunk_frames=8, left_context_frames=12)
-    tensors = [cache.convolution, cache.pcm_tail, cache.sums, *(t for r in cache.rings for t in r.tensors())]
-    places = [tensor.data_ptr() for tensor in tensors]
+    cache = model.new_cache(2, chunk_frames=8, left_context_frames=12, lookahead_frames=3)
+
+    def all_of_it() -> list[torch.Tensor]:
+        rings = [tensor for ring in cache.rings for tensor in ring.tensors()]
+        return [cache.convolution, cache.waiting, cache.pcm_tail, cache.sums, *rings]
+
+    places = [tensor.data_ptr() for tensor in all_of_it()]
     streamed(model, cache, 0, noise(HOP * 40))
+    assert all(tensor.any() for tensor in all_of_it())
     cache.reset([0, 1])
-    after = [cache.convolution, cache.pcm_tail, cache.sums, *(t for r in cache.rings for t in r.tensors())]
+    after = all_of_it()
     assert [tensor.data_ptr() for tensor in after] == places
     assert not any(tensor.any() for tensor in after)
 
 
 def test_a_poisoned_stream_spoils_nobody_else_and_not_its_slot(tiny_folder: Folder) -> None:
     model = load(tiny_folder("mha"), device="cpu")
-    cache = model.new_cache(2, chunk_frames=8, left_context_frames=12)
+    cache = model.new_cache(2, chunk_frames=8, left_context_frames=12, lookahead_frames=3)
     clip = noise(HOP * 40)
     for ring in cache.rings:
         ring.values[0] = torch.nan
-    cache.convolution[:, 0] = torch.nan
+    cache.convolution[:, 0] = cache.waiting[0] = torch.nan
     assert np.abs(streamed(model, cache, 1, clip) - whole(model, clip, cache)).max() < 1e-4
     cache.reset([0])
     assert np.abs(streamed(model, cache, 0, clip) - whole(model, clip, cache)).max() < 1e-4
 
 
-def test_bfloat16_streams(tiny_folder: Folder) -> None:
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_bfloat16_streams(ahead: int, tiny_folder: Folder) -> None:
     """Kernels round by shape there, so frames may differ: but few do, and none by much."""
     model = load(tiny_folder("mla"), device="cpu", dtype="bfloat16")
-    cache = model.new_cache(1, chunk_frames=8, left_context_frames=50)
+    cache = model.new_cache(1, chunk_frames=8, left_context_frames=50, lookahead_frames=ahead)
     assert cache.bytes_by_part["attention"] == 50 * 48 * 2
     clip = noise(HOP * 200 + TAIL)
     got, expected = streamed(model, cache, 0, clip), whole(model, clip, cache)

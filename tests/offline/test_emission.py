@@ -35,6 +35,16 @@ def test_a_word_is_shown_after_the_chunk_that_ends_it() -> None:
     assert found == [("HIT", third), ("A", third), ("I", len(wave) / 16_000)]
 
 
+@pytest.mark.parametrize(("ahead", "turns"), [(2, (2, 3)), (8, (3, 4)), (10, (3, 4))])
+def test_with_look_ahead_a_word_is_shown_when_that_is_heard(ahead: int, turns: tuple[int, int]) -> None:
+    """I is in frame 9, A in 18; 8, 16, 24 frames have been heard after the turns, and 27 at the end."""
+    model = asr.load("mha", device="cpu")
+    wave = np.zeros(27 * 320 + 80, np.float32)
+    at = [(frames * 320 + 80) / 16_000 for frames in (0, 8, 16, 24, 27)]
+    found = shown(model, wave, scores(model, {9: "I", 10: "|", 18: "A", 19: "|"}, 27), SIZE, ahead)
+    assert found == [("I", at[turns[0]]), ("A", at[turns[1]])]
+
+
 class Revising:
     """A decoder whose text changes at every push."""
 

@@ -111,8 +111,9 @@ def test_paths_can_be_forced(tiny_folder, tmp_path: Path) -> None:
 def test_streams_of_equal_arms_say_the_same(arms: list[OurArm]) -> None:
     rows = stream_equality.verify(arms, ["model", "int8"], noise(20_000))
     against = [(row["arm"], row["path"], row["against"]) for row in rows if row["cache_dtype"] == "model"]
-    assert against[: len(arms)] == [(*arm.label[1:], "the whole forward") for arm in arms]
-    assert against[len(arms) :] == [
+    whole = ("the whole forward", "the whole forward with look-ahead")
+    assert against[: 2 * len(arms)] == [(*arm.label[1:], other) for arm in arms for other in whole]
+    assert against[2 * len(arms) :] == [
         ("mla-lossless", "auto", "mla-lossless expanded"),
         ("mla-lossless", "absorbed", "mla-lossless expanded"),
         ("mla-lossless", "expanded", "mha"),
@@ -252,6 +253,8 @@ def test_profiles() -> None:
         "axb",
         "640+10x1",
         "640+-20x1",
+        "640+x1",
+        "6_40x1",
     ):
         with pytest.raises(ArgumentTypeError, match="640x10"):
             profile(wrong)

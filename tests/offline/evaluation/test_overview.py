@@ -98,6 +98,14 @@ def test_a_line_for_each_model_chunk_and_cache(result: dict[str, Any], tmp_path:
         ("mla", "640 ms"): [(10.0, 25.0)],
         ("mla", "naive-320 ms"): [(0.0, 50.0)],
     }
+    arms, results = result["what"]["models"], result["results"]
+    for left_s in (5, 30):
+        name = f"mla@480+160ms/{left_s}s"
+        sizes = {"model": "mla", "profile": name[4:], "chunk_frames": 24, "left_context_frames": 50 * left_s}
+        arms[name], arms[f"{name}+beam"] = sizes, {**sizes, "decoding": {}}
+        results[name] = results[f"{name}+beam"] = results["mla"]
+    drawn = picture.curves(result)
+    assert drawn["mla", "480+160 ms"] == drawn["mla", "480+160 ms, beam"] == [(5.0, 25.0), (30.0, 25.0)]
     for name in ("a.svg", "b.svg", "c.png"):
         picture.draw(result, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
