@@ -21,7 +21,7 @@ MAY_IMPORT = {
 ASR_LAYERS = [
     {
         "config",
-        "audio",
+        "framing",
         "blocks",
         "masks",
         "positions",
@@ -31,7 +31,7 @@ ASR_LAYERS = [
         "ngram",
         "precision",
     },
-    {"cache", "search", "subtitles", "windows"},
+    {"audio", "cache", "search", "subtitles", "windows"},
     {"attention", "beam", "convolution"},
     {"mha", "mla"},
     {"encoder"},

@@ -15,7 +15,7 @@ import soxr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asr import audio
+from asr import audio, framing
 from asr.audio import SAMPLE_RATE, AudioError, read
 
 SECONDS = 1.5
@@ -236,9 +236,9 @@ def test_a_short_mp3_joined_to_a_long_one_is_read() -> None:
 def test_the_end_of_mp3_frames_is_found_wherever_scans_are_parted(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = encoded(chirp(16_000, 4.0), 16_000, "MP3")
     for scan_bytes in range(3000, 3300, 7):
-        monkeypatch.setattr(audio, "SCAN_BYTES", scan_bytes)
-        assert audio._frames_end(io.BytesIO(raw + bytes(10_000)), 0) == len(raw)
-        assert audio._frames_end(io.BytesIO(raw + bytes(10_000)), len(raw)) is None
+        monkeypatch.setattr(framing, "SCAN_BYTES", scan_bytes)
+        assert framing._frames_end(io.BytesIO(raw + bytes(10_000)), 0) == len(raw)
+        assert framing._frames_end(io.BytesIO(raw + bytes(10_000)), len(raw)) is None
 
 
 @pytest.mark.parametrize(("subtype", "rate"), [("VORBIS", 44_100), ("OPUS", 48_000)])
