@@ -152,7 +152,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--case", choices=["lower", "upper"], default="lower", help="case of the words")
     ways = "the likeliest token of each frame, or a search for the likeliest text, which takes longer"
     add("--decoding", choices=["greedy", "beam"], default="greedy", help=ways)
-    lm = "let the search go by a word n-gram: an ARPA file, or the bundled one when none is named"
+    lm = "behind the files: let the search go by a word n-gram, an ARPA file, or the bundled one when none is named"
     add("--lm", nargs="?", type=Path, const=ngram.BUNDLED, metavar="ARPA", help=lm)
     add(
         "--hot_words",
@@ -161,7 +161,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         help="words and phrases that the search prefers: a,b",
     )
-    add("--boost", type=float, default=1.0, help="what each letter of those earns, 0 to 10 (default: 1)")
+    add("--boost", type=float, default=1.0, help="what each letter of those earns, 0 to 10")
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     add("--dtype", choices=DTYPES, help="(default: bfloat16 on cuda, float32 on cpu)")
     options = parser.parse_args(arguments)

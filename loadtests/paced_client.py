@@ -51,9 +51,11 @@ class Sound:
         """
         parts, rates = [], []
         for file in files:
+            if not file.is_file():
+                raise SoundError(f"{file}: no such file")
             try:
                 samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-            except (OSError, soundfile.LibsndfileError) as error:
+            except (OSError, ValueError, soundfile.LibsndfileError) as error:
                 raise SoundError(f"{file}: {error}") from None
             parts += [samples.mean(axis=1), np.zeros(round(pause_s * rate))]
             rates.append(rate)

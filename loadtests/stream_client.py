@@ -62,9 +62,11 @@ class Sound:
     @classmethod
     def read(cls, file: Path) -> Sound:
         """Any format that libsndfile knows. Raises StreamError."""
+        if not file.is_file():
+            raise StreamError(f"{file}: no such file")
         try:
             samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-        except (OSError, soundfile.LibsndfileError) as error:
+        except (OSError, ValueError, soundfile.LibsndfileError) as error:
             raise StreamError(f"{file}: {error}") from None
         if not 8_000 <= rate <= HIGHEST_RATE:
             raise StreamError(f"{file}: its rate is {rate} Hz; servers take 8000 to {HIGHEST_RATE}")
@@ -200,7 +202,9 @@ def parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").partition("\n")[0],
         epilog="Example: python -m loadtests.stream_client talk.flac --model mla --realtime",
     )
-    options.add_argument("file", type=Path, help="sound: wav, flac, ogg or mp3, 8 to 48 kHz")
+    options.add_argument(
+        "file", type=Path, help="sound: wav, flac, ogg or mp3, 8 to 48 kHz; of files joined by cat the first"
+    )
     options.add_argument("--model", default="mla", help="name of the model (default: mla)")
     options.add_argument(
         "--profile", help="latency and context: balanced, fast or long (default: the server's)"

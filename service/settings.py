@@ -257,7 +257,11 @@ class Settings(BaseSettings):
         if value.lstrip().startswith("{"):
             return json.loads(value)
         split = spelling.sizes if info.field_name == "stream_profiles" else spelling.pair
-        return dict(map(split, value.split(",")))
+        pairs = [split(part) for part in value.split(",")]
+        names = [name for name, _ in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"name={twice[0]} is there twice")
+        return dict(pairs)
 
     @field_validator("models")
     @classmethod

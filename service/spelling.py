@@ -35,10 +35,13 @@ def profile(name: str, sizes: str) -> tuple[int, float, int]:
     """Milliseconds of a chunk, seconds of context, milliseconds of look-ahead, from chunk+lookahead/context."""
     found = re.fullmatch(r"(\d+)(?:\+(\d+))?/(\d+(?:\.\d+)?)", sizes)
     chunk_ms, lookahead_ms = (int(found[1]), int(found[2] or 0)) if found else (0, 0)
-    fits = FRAME_MS <= chunk_ms <= 10_000 and lookahead_ms <= 10_000
-    if not found or not name or not fits or chunk_ms % FRAME_MS or lookahead_ms % FRAME_MS:
+    context_ms = float(found[3]) * 1000 if found else 0.0
+    whole = all(
+        abs(ms - round(ms / FRAME_MS) * FRAME_MS) < 1e-6 for ms in (chunk_ms, lookahead_ms, context_ms)
+    )
+    if not (found and name and whole and FRAME_MS <= chunk_ms <= 10_000 and lookahead_ms <= 10_000):
         raise ValueError(
             f"{name}={sizes} is not name=chunk/context or name=chunk+lookahead/context, such as balanced=480+160/10: a "
-            f"chunk and a look-ahead of up to 10000 ms, multiples of {FRAME_MS}, and seconds of context"
+            f"chunk and a look-ahead of up to 10000 ms, and seconds of context, all of them multiples of {FRAME_MS} ms"
         )
     return chunk_ms, float(found[3]), lookahead_ms

@@ -67,12 +67,8 @@ def parser() -> cli.Parser:
     add("--arms", type=cli.names, default=ARMS, help="mha, mla-lossless, and any cut as in mla-93.75")
     add("--paths", type=cli.names, default=["auto"], help=f"of the attention of mla: {','.join(PATHS)}")
     add("--cache_dtype", type=_dtypes, default=list(CACHE_DTYPES), help="of the caches: model,int8")
-    add(
-        "--profile",
-        type=_profiles,
-        default="640x10",
-        help="chunk ms x left context s: 640x10,480+160x30,320x5",
-    )
+    profiles = "chunk ms x left context s: 640x10,320x5; 480+160x10 with look-ahead; or fast, balanced, long"
+    add("--profile", type=_profiles, default="640x10", help=profiles)
     add(
         "--streams",
         type=_streams,

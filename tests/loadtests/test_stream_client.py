@@ -43,19 +43,20 @@ def test_it_prints_partials_and_finals(
     assert command(server, file) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "… hello wo",
+        "… hell",
+        "… hello worl",
         "… hello world",
         "[   0.00 -    0.86] hello world",
         "[   2.56 -    2.94] again",
     ]
-    assert err.startswith("2.96 s of sound, 5 steps, ") or err.startswith("2.97 s of sound, 5 steps, ")
+    assert err.startswith("2.96 s of sound, 7 steps, ") or err.startswith("2.97 s of sound, 7 steps, ")
     assert "first text" in err and "last final" in err
 
 
 def test_words_and_profile(server: Served, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(server, file, "--words", "--profile", "fast", "--piece_ms", "33") == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "… hell"
+    assert out[0] == "… h"
     at = out.index("[   0.00 -    0.86] hello world")
     assert out[at + 1] == "       0.00 -    0.38  hello  (90%)"
 
