@@ -136,7 +136,7 @@ SILERO_2 := data/silero-en-2/train.jsonl
 HEARD    := $(SPEECH),$(EVERYDAY),$(MORE),$(WIDE)
 LEARN    := OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc_per_node $(PROCESSES) -m offline.train \
   --dev_manifest data/speech/dev.jsonl
-bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (19 hours on 2 cores)
+bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, write both to asr/bundled (21 hours on 2 cores)
 	test -e runs/front-end/report.json || $(RUN) -m offline.pretrain --train_manifest $(SPEECH) \
 	  --output_dir runs/front-end --max_steps 1200 --batch_seconds 40
 	$(LEARN) --train_manifest $(SPEECH) --init_from runs/front-end --output_dir runs/mha-1 --max_steps 750 \
@@ -197,7 +197,13 @@ bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, 
 	  --output_dir runs/mha-12 --max_steps 4800 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 4800 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.75 --average_decay 0.995 --dropout 0 \
 	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 12
-	$(RUN) -m offline.bundle --source runs/mha-12/final --name mha
+	test -e runs/mha-13/final || $(RUN) -m offline.bundle --source runs/mha-12/final --name mha
+	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3 4,$(ENGLISH)) \
+	  $(foreach time,1 2 3 4 5 6,$(CLEAR)) $(foreach time,1 2,$(SILERO_1)) $(foreach time,1 2,$(SILERO_2))) --init_from mha \
+	  --output_dir runs/mha-13 --max_steps 5800 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
+	  --decay_steps 5800 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.85 --smallest_chunk 16 \
+	  --average_decay 0.995 --dropout 0 --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 13
+	$(RUN) -m offline.bundle --source runs/mha-13/final --name mha
 	$(RUN) -m offline.convert --model_name mha --output_dir asr/bundled/mla --overwrite --cache_reduction 0.75 \
 	  --method posterior --rank_allocation greedy --calibration_manifest $(SPEECH) --calibration_s 600
 	test -e data/people/report.json || $(RUN) -m offline.people --output_dir data/people  # the n-gram leaves its sentences out
