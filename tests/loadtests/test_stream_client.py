@@ -47,6 +47,7 @@ def test_it_prints_partials_and_finals(
         "… hello worl",
         "… hello world",
         "[   0.00 -    0.86] hello world",
+        "… ag",
         "[   2.56 -    2.94] again",
     ]
     assert err.startswith("2.96 s of sound, 7 steps, ") or err.startswith("2.97 s of sound, 7 steps, ")
