@@ -22,10 +22,9 @@ MHA_ONLY = "mla-lossless"
 def verify(arms: Sequence[OurArm], dtypes: Sequence[str], wave: Wave) -> list[Row]:
     """Returns one row for each thing that an arm's streamed log-probs have to equal, in its weights' dtype.
 
-    With the cache in the model's dtype: the whole forward in the same chunks, without and with look-ahead;
-    the expanded path for the others of its arm;
-    mha for mla-lossless. An int8 cache rounds, so what it differs from the model's own is only told. Raises
-    UnequalError where float32 models differ by more than 1e-4, or anything is not finite.
+    With the cache in the model's dtype: the whole forward in the same chunks, without and with look-ahead; the expanded
+    path for the others of its arm; mha for mla-lossless. An int8 cache rounds, so what it differs from the model's own
+    is only told. Raises UnequalError where float32 models differ by more than 1e-4, or anything is not finite.
     """
     heard: dict[Label, Scores] = {}
     rows: list[Row] = []
