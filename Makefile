@@ -258,11 +258,11 @@ HEAL := $(RUN) -m offline.finetune --base_model mha --train_manifest $(HEARD) --
   --average_decay 0.99 --bf16 --early_stopping_patience 0 --eval_steps 100 --save_steps 150
 runs/healed/mla-%/final/model.safetensors: runs/arms/joint-87.5-posterior/report.json | $(subst $(comma), ,$(HEARD))
 	$(HEAL) --mla_weights $(<D) --seed $* --output_dir runs/healed/mla-$*
-runs/healed/mha-%/final/model.safetensors: | $(subst $(comma), ,$(HEARD))
+runs/healed/mha-%/final/model.safetensors: asr/bundled/mha/model.safetensors | $(subst $(comma), ,$(HEARD))
 	$(HEAL) --seed $* --output_dir runs/healed/mha-$*
 
 TEST := data/compare/test-seen-voices.jsonl
-$(TEST): $(VENV)/.installed-synthesis | tools
+$(TEST): | $(VENV)/.installed-synthesis tools
 	$(RUN) -m offline.synthesize --output_dir data/compare --hours 0.01 --seed 9 $(VOICES) --everyday_share 0.65 \
 	  --dev_clips 1500 --test_seen_clips 6000 --test_unseen_clips 1
 MEASURE := OMP_NUM_THREADS=1 $(RUN) -m offline.evaluate --dataset $(TEST)
