@@ -57,6 +57,8 @@ def _pairs(text: str) -> dict[str, str]:
         name, equals, value = part.partition("=")
         if not (name and equals and value):
             raise ArgumentTypeError(f"{part!r} is not of the form name=value")
+        if name in found:
+            raise ArgumentTypeError(f"{name!r} is there twice, with {found[name]!r} and {value!r}")
         found[name] = value
     return found
 
