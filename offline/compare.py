@@ -52,7 +52,7 @@ def parser() -> cli.Parser:
 
 def _pairs(text: str) -> dict[str, str]:
     """Parses "a=b,c=d"."""
-    found = {}
+    found: dict[str, str] = {}
     for part in cli.names(text):
         name, equals, value = part.partition("=")
         if not (name and equals and value):

@@ -80,7 +80,7 @@ def evaluation(folder: Path, errors: dict[str, float], lines: bool = True) -> Pa
     if lines:
         content["utterances_file"] = "heard.jsonl"
         rows = [
-            {"id": f"{n:03}", "manifest": "a", "words": WORDS, "models": {
+            {"id": f"{n:03}", "manifest": "a", "words": WORDS, "reference": f"TEXT {n}", "models": {
                 arm: {"substitutions": int(count[n]), "deletions": 0, "insertions": 0} for arm, count in counts.items()
             }}
             for n in range(UTTERANCES)
