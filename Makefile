@@ -119,7 +119,8 @@ synthesize: tools speech silero ## make all that the bundled models learnt from 
 	$(RUN) -m offline.synthesize --output_dir data/piper --hours 0.01 --seed 62 --engines piper --shares piper=1 \
 	  --dev_clips 1 --test_seen_clips 300 --test_unseen_clips 300 $(ARGS)
 
-# The bundled models, from nothing. Stopped anywhere, it goes on where it was. runs/mha-1 to -7 heard the narrower augmentation of
+# The bundled models, from nothing. Stopped anywhere, it goes on where it was; what starts from `mha` is left alone once it is done,
+# for that name is then of a later stage. runs/mha-1 to -7 heard the narrower augmentation of
 # commit 1dd8ab2: with today's they come out a little otherwise.
 SPEECH   := data/speech/train.jsonl
 EVERYDAY := data/everyday/train.jsonl
@@ -168,37 +169,37 @@ bundled: styles synthesize ## train mha on synthetic speech, convert it to mla, 
 	  --chunk_share 0.6 --average_decay 0.995 --augment_strength 0.6 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 7
 	test -e runs/mha-8/final || $(RUN) -m offline.bundle --source runs/mha-7/final --name mha
 	$(SPEAK_ENGLISH) --hours 2.8
-	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(foreach time,1 2 3 4 5 6 7 8,$(ENGLISH))) --init_from mha \
+	test -e runs/mha-8/final || $(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(foreach time,1 2 3 4 5 6 7 8,$(ENGLISH))) --init_from mha \
 	  --output_dir runs/mha-8 --max_steps 4000 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 4000 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 \
 	  --augment_strength 0.8 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 8
 	test -e runs/mha-9/final || $(RUN) -m offline.bundle --source runs/mha-8/final --name mha
 	$(SPEAK_ENGLISH) --hours 5.2
-	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(PICO) $(PICO) $(foreach time,1 2 3 4 5 6,$(ENGLISH))) --init_from mha \
+	test -e runs/mha-9/final || $(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(PICO) $(PICO) $(foreach time,1 2 3 4 5 6,$(ENGLISH))) --init_from mha \
 	  --output_dir runs/mha-9 --max_steps 5200 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 5200 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 --dropout 0 \
 	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 9
 	test -e runs/mha-10/final || $(RUN) -m offline.bundle --source runs/mha-9/final --name mha
 	$(SPEAK_CLEAR) --hours 1.141
-	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3,$(ENGLISH)) \
+	test -e runs/mha-10/final || $(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3,$(ENGLISH)) \
 	  $(foreach time,1 2 3 4 5,$(CLEAR)) $(foreach time,1 2 3,$(SILERO_1))) --init_from mha \
 	  --output_dir runs/mha-10 --max_steps 5300 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 5300 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.7 --average_decay 0.995 --dropout 0 \
 	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 10
 	test -e runs/mha-11/final || $(RUN) -m offline.bundle --source runs/mha-10/final --name mha
-	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3,$(ENGLISH)) \
+	test -e runs/mha-11/final || $(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3,$(ENGLISH)) \
 	  $(foreach time,1 2 3 4 5,$(CLEAR)) $(foreach time,1 2,$(SILERO_1)) $(foreach time,1 2 3,$(SILERO_2))) --init_from mha \
 	  --output_dir runs/mha-11 --max_steps 5700 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 5700 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.75 --average_decay 0.995 --dropout 0 \
 	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 11
 	test -e runs/mha-12/final || $(RUN) -m offline.bundle --source runs/mha-11/final --name mha
-	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3 4,$(ENGLISH)) \
+	test -e runs/mha-12/final || $(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3 4,$(ENGLISH)) \
 	  $(foreach time,1 2 3 4 5 6,$(CLEAR)) $(foreach time,1 2,$(SILERO_1) $(SILERO_2))) --init_from mha --num_layers 12 \
 	  --output_dir runs/mha-12 --max_steps 4800 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 4800 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.75 --average_decay 0.995 --dropout 0 \
 	  --augment_strength 0.7 --augment_ramp_steps 0 --kv_shrinkage 0.8 --seed 12
 	test -e runs/mha-13/final || $(RUN) -m offline.bundle --source runs/mha-12/final --name mha
-	$(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3 4,$(ENGLISH)) \
+	test -e runs/mha-13/final || $(LEARN) --train_manifest $(call list,$(SPEECH) $(LIGHT) $(WORDS) $(PICO) $(foreach time,1 2 3 4,$(ENGLISH)) \
 	  $(foreach time,1 2 3 4 5 6,$(CLEAR)) $(foreach time,1 2,$(SILERO_1)) $(foreach time,1 2,$(SILERO_2))) --init_from mha \
 	  --output_dir runs/mha-13 --max_steps 5800 --batch_seconds 36 --join_s 6 --optimizer muon --learning_rate 8e-4 --warmup_steps 50 \
 	  --decay_steps 5800 --decay linear --curriculum_steps 0 --chunk_start_step 0 --chunk_share 0.85 --smallest_chunk 16 \

@@ -27,9 +27,17 @@ STOP_S = 60.0
 
 
 def git_commit() -> str | None:
-    """The commit of this code, with "+" where files differ from it; None outside of a repository."""
-    describe = ["git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=40"]
-    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
+    """The commit of this code, with "+" where it (results aside) differs from that; None outside of a repository."""
+    commit, changed = (
+        subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        for words in (
+            ["rev-parse", "HEAD"],
+            ["status", "--porcelain", "-uno", "--", ".", ":!results", ":!reports"],
+        )
+    )
+    return commit + "+" * bool(changed) or None
 
 
 class ServiceError(Exception):

@@ -58,7 +58,7 @@ def parser() -> cli.Parser:
 
 def of_clip(one: NDArray[np.float32], other: NDArray[np.float32], model: asr.Transcriber) -> list[float]:
     """The `SUMS` of one clip from log-probabilities [T, V] of both models."""
-    teacher, student = one.astype(np.float64), other.astype(np.float64)
+    teacher, student = (_normalised(scores.astype(np.float64)) for scores in (one, other))
     texts = {greedy(scores, model.vocabulary, model.seconds_per_frame)[0] for scores in (one, other)}
     return [
         len(one),
@@ -67,6 +67,11 @@ def of_clip(one: NDArray[np.float32], other: NDArray[np.float32], model: asr.Tra
         float((np.exp(teacher) * (teacher - student)).sum()),
         float(np.abs(teacher - student).max(initial=0.0)),
     ]
+
+
+def _normalised(scores: Array) -> Array:
+    """Log-probabilities that sum to one in float64, too: what float32 lacks is more than close models' KL."""
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
 
 
 def summary(clips: Array) -> dict[str, Any]:
@@ -118,7 +123,10 @@ def work(args: Namespace) -> None:
     every = corpora.read_corpus(args.dataset, root=args.data_dir)
     found = corpora.evenly(every, args.max_samples)
     models = load(args)
-    figures = [summary(clips) for clips in compare(models, found)]
+    sums = compare(models, found)
+    if not len(sums[0]):
+        raise ValueError(f"{args.dataset}: no recording is long enough for a frame")
+    figures = [summary(clips) for clips in sums]
     names = [provenance.tidy(name) for name in args.model]
     result = {
         "what": {

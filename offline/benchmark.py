@@ -46,7 +46,7 @@ from offline.speed.ceiling import Ceiling
 from offline.speed.equality import verify
 from offline.speed.residence import resident_bytes
 from offline.speed.rounds import WARM_UPS, Row, batches_of, measure, sound_of
-from offline.speed.setup import counts, settle_device, what, write
+from offline.speed.setup import counts, settle_device, show, what, write
 from offline.speed.twins import PATHS
 
 EXAMPLE = """python -m offline.benchmark offline --model mha --output_file results/benchmark.json
@@ -212,18 +212,13 @@ def plot(result: dict[str, Any], file: Path) -> None:
 def offline(argv: list[str]) -> int:
     """Runs `offline.benchmark offline`."""
     args = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         check(args.arms, args.paths)
         settle_device(args)
-        result = benchmark(args)
-        print(table(result))
-        if args.plot:
-            plot(result, args.plot)
-    except (ValueError, OSError) as error:
-        print(f"offline.benchmark: {cli.reason(error)}", file=sys.stderr)
-        return 2
-    print(f"written: {', '.join(str(file) for file in (args.output_file, args.plot) if file)}")
-    return 0
+        show(benchmark(args), args, table, plot)
+
+    return cli.run("offline.benchmark", work)
 
 
 COMMANDS = {"offline": offline, "stream": live.stream}

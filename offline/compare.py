@@ -52,11 +52,13 @@ def parser() -> cli.Parser:
 
 def _pairs(text: str) -> dict[str, str]:
     """Parses "a=b,c=d"."""
-    found = {}
+    found: dict[str, str] = {}
     for part in cli.names(text):
         name, equals, value = part.partition("=")
         if not (name and equals and value):
             raise ArgumentTypeError(f"{part!r} is not of the form name=value")
+        if name in found:
+            raise ArgumentTypeError(f"{name!r} is there twice, with {found[name]!r} and {value!r}")
         found[name] = value
     return found
 

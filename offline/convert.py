@@ -196,7 +196,7 @@ def dry_run(args: Namespace, config: ModelConfig) -> None:
     ranks = uniform_ranks(args, config)
     old = cost.on_meta(config, Attention())
     new = cost.on_meta(config, ranks.attention(args.model_name, args.method))
-    scans = args.method != "weight" and ranks.joint and args.balance_scan
+    scans = args.method in ("activation", "attention") and ranks.joint and args.balance_scan
     expected = cost.expectation(
         config,
         calibration_s=args.calibration_s if args.calibration_manifest else 0.0,

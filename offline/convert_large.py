@@ -19,8 +19,17 @@ from asr import checkpoint
 from asr.config import ModelConfig
 from asr.encoder import ConformerCTC
 from offline import provenance
+from offline.convert import parser
 
-PASSED_ON = ("mla_variant", "latent_dim", "cache_reduction", "rank_allocation", "method", "calibration_s")
+OWN = (
+    "model_name",
+    "output_dir",
+    "output_file",
+    "large",
+    "overwrite",
+    "dry_run",
+    "export_hf",
+)  # not passed on
 
 
 def measure(args: Namespace, config: ModelConfig | None = None) -> None:
@@ -89,8 +98,13 @@ def write_random(config: ModelConfig, folder: Path) -> None:
 
 def options(args: Namespace) -> list[str]:
     """The options of this conversion that the measured one gets, too."""
-    given = {name: getattr(args, name) for name in PASSED_ON if getattr(args, name) is not None}
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    if args.calibration_manifest:
-        words += ["--calibration_manifest", ",".join(args.calibration_manifest)]
-    return words + ["--lossless"] * args.lossless
+    default = vars(parser().parse_args([]))
+    words = []
+    for name, value in vars(args).items():
+        if name in OWN or value == default[name]:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no_{name}")
+        else:
+            words += [f"--{name}", ",".join(value) if isinstance(value, list) else str(value)]
+    return words

@@ -66,10 +66,11 @@ def read_manifest(path: Path, vocabulary: Vocabulary | None = None) -> list[Utte
     """
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest")
-    with path.open(encoding="utf-8") as lines:
-        found = [
-            _parse(path, number, line, vocabulary) for number, line in enumerate(lines, 1) if line.strip()
-        ]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    found = [_parse(path, number, line, vocabulary) for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise ManifestError(f"{path}: no recordings in it")
     return found
@@ -94,7 +95,7 @@ def _parse(path: Path, number: int, line: str, vocabulary: Vocabulary | None) ->
         raise ManifestError(f"{where}: no such file: {audio}")
     _check_spelling(where, fields["text"], vocabulary)
     duration_s, start_s = float(fields["duration"]), fields.get("offset")
-    labels: Any = {name: str(fields.get(name, "")) for name in LABELS}
+    labels: Any = {name: str(fields[name]) if fields.get(name) is not None else "" for name in LABELS}
     return Utterance(
         audio,
         duration_s,

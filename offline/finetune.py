@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import TrainerState
 
-from offline import cli
+from offline import cli, files
 from offline.finetuning.build import build, facts
 from offline.finetuning.distill import Weights
 from offline.finetuning.tuner import FineTuner, evaluations
@@ -194,13 +194,13 @@ def run(args: Namespace) -> FineTuner:
     for note in notes:
         say(note)
     file = args.output_dir / METADATA
-    known = json.loads(file.read_text()) if file.is_file() and start else {}
+    known = json.loads(file.read_text()) if file.is_file() else {}
     if known.get("finished"):
         say(f"{args.output_dir}: finished already; {METADATA} has its figures")
         return tuner
     metadata = tuner.report | {
         "notes": notes,
-        "start": known.get("start") or tuner.score()[0],
+        "start": (start and known.get("start")) or tuner.score()[0],
         "finished": False,
     }
     write(tuner, file, metadata)
@@ -244,9 +244,7 @@ def outcome(tuner: FineTuner) -> dict[str, Any]:
 def write(tuner: FineTuner, file: Path, metadata: dict[str, Any]) -> None:
     """Writes metadata.json, from one process and at one blow: another may be reading it, or end this one."""
     if tuner.args.should_save:
-        new = file.with_suffix(".new")
-        new.write_text(json.dumps(metadata, indent=2) + "\n")
-        new.replace(file)
+        files.write(file, json.dumps(metadata, indent=2) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -86,7 +86,10 @@ def _named(name: str, download: bool) -> Any:
     if (folder / "dataset_dict.json").is_file():
         return datasets.load_from_disk(str(folder))[split]
     if (folder / "state.json").is_file():
-        return datasets.load_from_disk(str(folder))
+        rows = datasets.load_from_disk(str(folder))
+        if split not in (own := str(rows.split or "all"), "all"):
+            raise ManifestError(f"{name}: {folder} holds one split, {own}; no {split}")
+        return rows
     if not folder.is_dir():
         _may_fetch(name, source, config, download)
     return datasets.load_dataset(str(folder) if folder.is_dir() else source, *config, split=split)

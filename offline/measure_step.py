@@ -32,7 +32,7 @@ from tqdm import tqdm
 from asr.audio import SAMPLE_RATE
 from asr.config import Attention, ModelConfig
 from asr.encoder import ConformerCTC
-from offline import cli, provenance
+from offline import cli, files, provenance
 from offline.finetuning.distill import Distilled, Weights
 from offline.objective import Objective
 
@@ -173,12 +173,11 @@ def run(args: Namespace) -> None:
     if unknown:
         raise ValueError(f"--precision {', '.join(unknown)}: choices are {', '.join(PRECISIONS)}")
     config, results = config_of(args), []
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
     for precision in args.precision:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
             results.append(alone.submit(measure, args, config, precision).result())
         print(sentence(results[-1]))
-        args.output_file.write_text(json.dumps(report(args, config, results), indent=2) + "\n")
+        files.write(args.output_file, json.dumps(report(args, config, results), indent=2) + "\n")
 
 
 def report(args: Namespace, config: ModelConfig, results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -89,11 +89,12 @@ class Muon(Optimizer):
 def groups_of(model: nn.Module, decaying: set[str], weight_decay: float) -> list[dict[str, Any]]:
     """Returns the parameters that learn in three groups: matrices of the encoder, other decaying ones, the rest.
 
-    Embedding-like matrices stay with AdamW, as is usual: the front end's first layers and the output layer.
+    What is no matrix between hidden states stays with AdamW, as is usual: the convolutions on the waveform, the
+    depthwise ones, and the output layer.
     """
     learning = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    inner = ("feature_extractor", "lm_head", "depthwise_conv")
-    muon = {name for name, _ in learning if name in decaying and not any(part in name for part in inner)}
+    outer = ("feature_extractor", "lm_head", "depthwise_conv")
+    muon = {name for name, _ in learning if name in decaying and not any(part in name for part in outer)}
     return [
         {"params": [v for n, v in learning if n in muon], "muon": True, "weight_decay": weight_decay},
         {

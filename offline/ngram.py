@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from offline import cli
+from offline import cli, files
 from offline.sentences import (
     dictionary_sentences,
     everyday_sentence,
@@ -143,6 +143,8 @@ def _for_measuring(manifests: Sequence[Path]) -> list[Path]:
 def _texts(manifest: Path) -> Iterator[str]:
     with manifest.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 yield " ".join(json.loads(line)["text"].upper().split())
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
@@ -155,13 +157,8 @@ def make(args: Namespace) -> None:
     seen = Counter(word for words in texts for word in words)
     lines = [[w if seen[w] >= args.least_word else UNKNOWN for w in words] for words in texts]
     models = witten_bell(lines, args.order, args.least)
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
     # No name and no time in it: the same sentences give the same bytes.
-    with (
-        args.output_file.open("wb") as file,
-        gzip.GzipFile("", "wb", compresslevel=9, fileobj=file, mtime=0) as packed,
-    ):
-        packed.write("".join(arpa(models)).encode())
+    files.write(args.output_file, gzip.compress("".join(arpa(models)).encode(), compresslevel=9, mtime=0))
     size = args.output_file.stat().st_size / 2**20
     counts = ", ".join(f"{len(model)} of {length}" for length, model in enumerate(models, 1))
     print(

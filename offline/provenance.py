@@ -22,6 +22,7 @@ from typing import Any
 from asr import checkpoint
 
 ROOT = Path(__file__).absolute().parent.parent
+CODE = (".", ":!results", ":!reports")
 
 
 def relative(path: str | Path) -> str:
@@ -83,12 +84,15 @@ def of_run(module: str, args: Namespace, manifests: Iterable[Path], source: str 
 
 
 def git_commit() -> str | None:
-    """Returns the commit of this code, with "+" where files differ from it; None outside of a repository."""
+    """Returns the commit of this code, with "+" where it differs from that; None outside of a repository.
+
+    What was measured just before is no part of it: results/ and reports/ do not count.
+    """
     try:
         if Path(_git("rev-parse", "--show-toplevel")) != ROOT.resolve():
             return None  # installed somewhere in a repository of another project
         commit = _git("rev-parse", "HEAD")
-        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no", "--", *CODE) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

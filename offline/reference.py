@@ -16,7 +16,6 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from asr import checkpoint
@@ -98,7 +97,10 @@ def announce(args: Namespace, to_fetch: list[str]) -> None:
         raise ValueError("nothing was fetched; give --yes to allow it, or name what is here already")
 
 
-def steps(args: Namespace) -> dict[str, Callable[[], int]]:
+Step = tuple[Callable[[list[str]], int], list[str]]  # a command's main, and its words
+
+
+def steps(args: Namespace) -> dict[str, Step]:
     """The commands behind each step, in order; those that are done are left out. Raises as `_made_by` does."""
     source, out = source_of(args), args.output_dir
     where = ["--data_dir", str(args.data_dir)] if args.data_dir else []
@@ -107,20 +109,21 @@ def steps(args: Namespace) -> dict[str, Callable[[], int]]:
         "lossless": ["--lossless"],
         "mla-75": ["--cache_reduction", "0.75", *learned],
     }
-    found: dict[str, Callable[[], int]] = {}
+    found: dict[str, Step] = {}
     for name, how in conversions.items():
         words = ["--model_name", source, "--output_dir", str(out / name), *how]
         if not _made_by(words, out / name / "report.json"):
-            found[f"convert {name}"] = partial(convert.main, words)
+            # what is there without a report is of a conversion that was stopped
+            found[f"convert {name}"] = convert.main, [*words, "--overwrite"]
     result = out / "results.json"
     models = [source, *(str(out / name) for name in ARMS)]
     measured = ["--model", ",".join(models), "--dataset", args.dataset, "--output_file", str(result)]
     measured += ["--max_samples", str(args.max_samples), "--dtype", args.dtype, "--download"]
     measured += where
     # It goes on by itself, and is quick when there is nothing to do.
-    found["evaluate"] = partial(evaluate.main, measured)
+    found["evaluate"] = evaluate.main, measured
     reported = [f"--models={','.join(f'{name}={out / name}' for name in ARMS)}"]
-    found["compare"] = partial(compare.main, [str(result), *reported, "--output_dir", str(out / "report")])
+    found["compare"] = compare.main, [str(result), *reported, "--output_dir", str(out / "report")]
     return found
 
 
@@ -148,9 +151,14 @@ def run(args: Namespace) -> None:
         )
     announce(args, missing(args))
     checkpoint.resolve(source_of(args))
-    for name, work in steps(args).items():
+    for name, (command, words) in steps(args).items():
         print(f"\n== {name}", flush=True)
-        if code := work():
+        own, sys.argv = sys.argv, [sys.argv[0], *words]  # what its report is to say that it was called by
+        try:
+            code = command(words)
+        finally:
+            sys.argv = own
+        if code:
             raise ValueError(f"{name} failed with exit code {code}; the same command goes on from here")
     if args.serve:
         os.execv(sys.executable, [sys.executable, *serving(args)])

@@ -29,7 +29,7 @@ import soxr
 from tqdm import tqdm
 
 from asr.audio import SAMPLE_RATE
-from offline import cli
+from offline import cli, files
 from offline.engines.voice import Voice
 from offline.sentences import (
     common_words,
@@ -182,15 +182,9 @@ def write_flac(path: Path, samples: np.ndarray) -> None:
     unfinished.replace(path)
 
 
-def _write_text(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-
-
 def write_manifest(path: Path, rows: list[Row]) -> None:
     """One JSON object a line; a reader sees the old file or the new one, never half of one."""
-    _write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    files.write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def fill(
@@ -252,7 +246,7 @@ def synthesize(args: Namespace) -> dict[str, Any]:
                 lambda tasks: pool.map(make, tasks, 4), recipe, split, args.output_dir, goal, unit
             )
             report["splits"][split] = _summary(rows, dropped)
-            _write_text(args.output_dir / "report.json", json.dumps(report, indent=2) + "\n")
+            files.write(args.output_dir / "report.json", json.dumps(report, indent=2) + "\n")
     return report
 
 
@@ -340,8 +334,10 @@ def main(arguments: list[str] | None = None) -> None:
         if args.words_share:
             common_words()
         report = synthesize(args)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         options.error(str(error))
+    except KeyboardInterrupt:
+        options.exit(130, "\noffline.synthesize: stopped; the same command goes on\n")
     print(json.dumps(report["splits"], indent=2))
 
 

@@ -6,7 +6,6 @@ to resume from; log.jsonl and runs/ (TensorBoard). Started again with the same a
 
 import argparse
 import json
-import math
 import os
 import sys
 from argparse import Namespace
@@ -23,6 +22,7 @@ from asr.config import ModelConfig
 from asr.ctc import Vocabulary
 from asr.encoder import ConformerCTC
 from offline import cli, provenance
+from offline.corpora import evenly
 from offline.data import ManifestError, Utterance, read_manifests
 from offline.deepen import deepen
 from offline.gabor import gabor_init
@@ -198,7 +198,7 @@ def build(args: Namespace) -> CTCTrainer:
         read_manifests(args.train_manifest, vocabulary), model.config, vocabulary, args.max_duration_s
     )
     dev = usable(read_manifests(args.dev_manifest, vocabulary), model.config, vocabulary, args.max_duration_s)
-    dev = dev[:: math.ceil(len(dev) / args.dev_utterances)]
+    dev = evenly(dev, args.dev_utterances)
     together = args.gradient_accumulation_steps * training.world_size
     train_hours = sum(utterance.duration_s for utterance in train) / 3600
     if args.join_s:
@@ -241,14 +241,15 @@ def report(args: Namespace, model: ConformerCTC, train_hours: float, processes: 
         **provenance.of_run("offline.train", args, manifests, args.init_from),
         "processes": processes,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "config": model.config.to_dict(),
         "train_hours": round(train_hours, 3),
     }
 
 
 def facts(report: dict[str, Any]) -> dict[str, Any]:
-    """What a run must have in common with the one that it continues: data, and every option but those FREE."""
+    """What a run must have in common with the one that it continues: data, model, and every option but those FREE."""
     options = {name: value for name, value in report["options"].items() if name not in FREE}
-    return options | {name: report[name] for name in ("processes", "manifests_sha256")}
+    return options | {name: report[name] for name in ("processes", "manifests_sha256", "config")}
 
 
 def run(args: Namespace) -> CTCTrainer:
@@ -257,9 +258,15 @@ def run(args: Namespace) -> CTCTrainer:
     trainer = build(args)
     start = resume_point(args.output_dir, args.resume, facts(trainer.report))
     final = args.output_dir / "final" / "report.json"
-    if start and final.is_file() and json.loads(final.read_text())["steps"] == args.max_steps:
+    steps = json.loads(final.read_text())["steps"] if final.is_file() else None
+    if steps == args.max_steps:
         print(f"{args.output_dir}: finished already", file=sys.stderr)
         return trainer
+    if steps and not start:
+        raise ValueError(
+            f"{args.output_dir} holds a model of {steps} steps and no checkpoint to go on from; "
+            "choose another --output_dir"
+        )
     trainer.train(resume_from_checkpoint=start)
     if trainer.evaluated_at != trainer.state.global_step:
         trainer.evaluate()

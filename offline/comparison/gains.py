@@ -116,6 +116,6 @@ def _benchmarks(found: Row) -> list[tuple[str, str]]:
     for bench in found["benchmarks"]:
         cases = speed_cases({**found, "benchmarks": [bench], "comparisons": []})
         if cases:
-            key, text = _faster([ratio for _, ratio in cases], spread(cases, _change))
+            key, text = _faster([ratio for _, ratio, _ in cases], spread(cases, _change))
             said.append((key, f"{bench['file']}: {text}"))
     return said

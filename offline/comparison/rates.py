@@ -33,11 +33,17 @@ class Question:
 
 
 def factors(lines: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Returns what utterances are clustered by, [N] labels: sentence, and speaker or else voice, where they vary."""
+    """Returns what utterances are clustered by, [N] labels: sentence, and speaker or else voice, where they vary.
+
+    Who is known by neither is a speaker of their own.
+    """
     speaker = next((name for name in ("speaker", "voice") if any(line.get(name) for line in lines)), None)
     found = {"sentence": [" ".join(line["reference"].upper().split()) for line in lines]}
     if speaker:
-        found[speaker] = [str(line.get(speaker, "")) for line in lines]
+        found[speaker] = [
+            str(line.get("speaker") or line.get("voice") or f"utterance {number}")
+            for number, line in enumerate(lines)
+        ]
     varied = {name: labels for name, labels in found.items() if len(set(labels)) > 1}
     return varied or {"utterance": [str(number) for number in range(len(lines))]}
 

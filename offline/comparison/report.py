@@ -17,10 +17,10 @@ nothing. Intervals are two-sided 95 %; *non-inferior* means that the upper end l
 points, or the arm's own margin ({margins}; one-sided 97.5 %), *worse by more than the margin* that the \
 lower end lies above it. MAPSSWE: matched pairs of sentence segments (Gillick and Cox 1989), which takes \
 no account of clusters. Sign flip: permutation of whole clusters, scaled to the same variance. Holm: \
-adjusted for all comparisons of this report. The p of non-inferiority belongs to the hypothesis that the \
-arm is worse by the margin or more; that of equivalence is the larger of the two one-sided tests. Words \
-needed are for a power of 80 %, from the variance seen here. Raw WER: upper case, nothing else changed; \
-normalised WER: as the Open ASR Leaderboard compares."""
+adjusted for all comparisons of different models in this report. The p of non-inferiority belongs to the \
+hypothesis that the arm is worse by the margin or more; that of equivalence is the larger of the two \
+one-sided tests. Words needed are for a power of 80 %, from the variance seen here. Raw WER: upper case, \
+nothing else changed; normalised WER: as the Open ASR Leaderboard compares."""
 
 
 def markdown(found: Row) -> str:
@@ -154,7 +154,8 @@ def _settings(found: Row) -> str:
     ]
     alpha = 0.025
     said += [
-        f"- {pair['arm']}: the verdict does not outlive the adjustment for all {len(found['comparisons'])} comparisons "
+        f"- {pair['arm']}: the verdict does not outlive the adjustment for all {len(tables.of_other_models(found))} "
+        f"comparisons of different models "
         f"(Holm p of non-inferiority {number(pair['p']['non_inferiority_holm'], 3)}, at least {alpha})."
         for pair in found["comparisons"]
         if pair["verdict"] == "non-inferior" and pair["p"].get("non_inferiority_holm", 0) >= alpha

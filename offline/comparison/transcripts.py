@@ -1,6 +1,5 @@
 """What is compared: the arms (one model in one file of offline.evaluate), word by word, and the files beside them."""
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -248,8 +247,4 @@ def _check_counts(arm: Arm) -> None:
 def hashes(files: list[Path]) -> dict[str, str]:
     """Returns the SHA-256 of each file and of the utterances beside it."""
     beside = [file.with_suffix(".jsonl") for file in files]
-    return {
-        provenance.relative(file): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in [*files, *beside]
-        if file.is_file()
-    }
+    return provenance.hashes(file for file in [*files, *beside] if file.is_file())

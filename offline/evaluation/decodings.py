@@ -37,8 +37,10 @@ def chosen(args: Namespace) -> Decodings:
     """Returns how to search in each of --decoding, None for greedy. Raises ValueError for one that is unknown."""
     if strangers := sorted(set(args.decoding) - set(CHOICES)):
         raise ValueError(f"--decoding {', '.join(strangers)}: none; choices: {', '.join(CHOICES)}")
-    if args.decoding == [GREEDY] and (args.lm or args.hot_words):
-        raise ValueError("--lm and --hot_words are of a beam search: add --decoding beam or beam+lm")
+    if args.lm and "beam+lm" not in args.decoding:
+        raise ValueError(f"--lm {args.lm} is of --decoding beam+lm, not of {', '.join(args.decoding)}")
+    if args.hot_words and args.decoding == [GREEDY]:
+        raise ValueError("--hot_words are of a beam search: add --decoding beam or beam+lm")
     lm = args.lm or ngram.BUNDLED
     if "beam+lm" in args.decoding:
         ngram.read(lm)

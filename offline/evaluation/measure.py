@@ -23,6 +23,7 @@ from offline.evaluation.profiles import FULL, Profile
 from offline.evaluation.records import Record
 from offline.evaluation.stopwatch import forward_stopwatch, timed
 from offline.scoring import Row
+from offline.turns import turns
 
 Chosen = tuple[str, Utterance]  # the corpus's name, and one of its utterances
 WARM_UP_S = 10.0  # of a joined recording: minutes of speech need no minutes of warm-up
@@ -147,8 +148,9 @@ def measure(arms: list[Arm], chosen: list[Chosen], record: Record, args: Namespa
     done = record.keep([[names[index] for index in batch] for batch in batches])
     if done == len(batches):
         return
-    turns = (len(batches) + 1) * len(arms)
-    with tqdm(total=turns, desc="evaluating", unit="turn", initial=done * len(arms)) as bar:
+    with tqdm(
+        total=(len(batches) + 1) * len(arms), desc="evaluating", unit="turn", initial=done * len(arms)
+    ) as bar:
         limit = round(WARM_UP_S * SAMPLE_RATE) if args.join_s else None
         # copied, or the whole recording would stay
         warm_up = [chosen[index][1].wave()[:limit].copy() for index in batches[0]]
@@ -160,8 +162,8 @@ def measure(arms: list[Arm], chosen: list[Chosen], record: Record, args: Namespa
 
 
 def _in_turn(arms: Sequence[Arm], number: int, bar: tqdm) -> Iterator[Arm]:
-    """The arms, in reversed order in every other batch."""
-    for arm in arms if number % 2 else reversed(arms):
+    """The arms in the order of a batch."""
+    for arm in turns(arms, number):
         bar.set_postfix_str(arm.name)
         yield arm
         bar.update()
@@ -186,9 +188,7 @@ def _run(arms: list[Arm], batch: list[tuple[str, str, Utterance]], number: int, 
 def plan(durations_s: Sequence[float], args: Namespace) -> list[list[int]]:
     """Returns the batches, longest recordings first, each within --batch_seconds and --batch_size."""
     order = sorted(range(len(durations_s)), key=durations_s.__getitem__, reverse=True)
-    size = args.batch_size
-    cut = batches_of(order, durations_s, args.batch_seconds)
-    return [batch[i : i + size] for batch in cut for i in range(0, len(batch), size)]
+    return batches_of(order, durations_s, args.batch_seconds, args.batch_size)
 
 
 def _row(name: str, manifest: str, utterance: Utterance, samples: int, batch: int) -> Row:
@@ -215,7 +215,7 @@ def latency(arms: list[Arm], utterances: list[Utterance], clips: int) -> dict[st
     spent_ms: dict[str, list[float]] = defaultdict(list)
     for number, clip in enumerate(tqdm([chosen[-1], *chosen], "single clips", unit="clip")):
         wave = clip.wave()
-        for arm in arms if number % 2 else reversed(arms):
+        for arm in turns(arms, number):
             spent_ms[arm.name].append(1000 * arm.run([wave]).seconds)
     found = {name: np.quantile(ms[1:], [0.5, 0.95]).tolist() for name, ms in spent_ms.items()}
     return {name: {"p50": round(p50, 2), "p95": round(p95, 2)} for name, (p50, p95) in found.items()}

@@ -11,11 +11,11 @@ X.json           the result, once it is done (offline/evaluate.py says what is i
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from offline import files
 from offline.scoring import Row
 
 Header = dict[str, Any]  # what and how
@@ -85,7 +85,7 @@ class Record:
         if [row["id"] for row in self.rows] != planned[: len(self.rows)]:
             raise RecordError(f"{self.lines}: holds other utterances than these; --overwrite measures anew")
         self.rows = self.rows[:kept]
-        _replace(self.lines, "".join(map(_line, self.rows)))
+        files.write(self.lines, "".join(map(_line, self.rows)))
         return whole
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -144,11 +144,4 @@ def _line(row: Row) -> str:
 
 
 def _write(path: Path, content: Any) -> None:
-    _replace(path, json.dumps(content, indent=1) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all."""
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)
+    files.write(path, json.dumps(content, indent=1) + "\n")

@@ -6,7 +6,7 @@ the same chunk, context and type of cache. Shares are read from the values that 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offline.comparison.rates import factors
 from offline.speed.placed import sizes_of
 
 Json = dict[str, Any]
@@ -35,7 +36,8 @@ class Point:
 
     `chunk` is its milliseconds, with those of the look-ahead where there are any: 480+160.
     `attention_bytes` is a part of `bytes_per_stream`. `step_s` is that of one stream in a batch of `streams`: the
-    median step over their number. `errors` and `words` are those of each utterance, where the transcripts are there.
+    median step over their number. `errors`, `words` and `factors` (what they are clustered by) are those of each
+    utterance, where the transcripts are there.
     """
 
     arm: str
@@ -51,6 +53,7 @@ class Point:
     streams: int
     errors: NDArray[np.float64] | None = field(default=None, repr=False)
     words: NDArray[np.float64] | None = field(default=None, repr=False)
+    factors: list[list[str]] = field(default_factory=list, repr=False)
 
     @property
     def label(self) -> str:
@@ -63,7 +66,7 @@ class Point:
 
     def to_json(self) -> Json:
         found = asdict(self)
-        del found["errors"], found["words"]
+        del found["errors"], found["words"], found["factors"]
         return found | {"label": self.label}
 
 
@@ -148,6 +151,8 @@ def points(evaluations: Sequence[Path], costs: Costs) -> tuple[list[Point], list
     Raises InputError where files are not over the same utterances, or nothing is left.
     """
     contents = {file: read(file, "what", "how", "results") for file in evaluations}
+    if others := [str(file) for file, content in contents.items() if "manifests" not in content["how"]]:
+        raise InputError(f"{', '.join(others)}: no result of offline.evaluate")
     if len({_heard(file, content) for file, content in contents.items()}) > 1:
         raise InputError(f"{', '.join(map(str, evaluations))} are not over the same utterances")
     models = {
@@ -157,7 +162,8 @@ def points(evaluations: Sequence[Path], costs: Costs) -> tuple[list[Point], list
     found: list[Point] = []
     left_out: list[str] = []
     for file, content in contents.items():
-        errors = utterance_errors(file, content)
+        rows = sorted(_rows(file, content), key=lambda row: (row["manifest"], row["id"]))
+        errors, clusters = utterance_errors(rows, content["results"]), list(factors(rows).values())
         for arm, figures in content["results"].items():
             if not (named := ARM.fullmatch(arm)):
                 continue  # whole recordings: not a stream
@@ -166,7 +172,7 @@ def points(evaluations: Sequence[Path], costs: Costs) -> tuple[list[Point], list
             if point is None:
                 left_out.append(arm)
             else:
-                point.errors, point.words = errors.get(arm), errors.get(WORDS)
+                point.errors, point.words, point.factors = errors.get(arm), errors.get(WORDS), clusters
                 found.append(point)
     if not found:
         raise InputError(f"no streamed arm of {evaluations[0]} has a chunk and context of the benchmark")
@@ -205,14 +211,13 @@ def _point(arm: str, named: re.Match[str], kept: float, wer: float, costs: Costs
     )
 
 
-def utterance_errors(file: Path, content: Json) -> dict[str, NDArray[np.float64]]:
+def utterance_errors(rows: Sequence[Json], arms: Iterable[str]) -> dict[str, NDArray[np.float64]]:
     """Word errors [N] of each arm, and of all the same their words, from the lines beside a result; {} without them."""
-    rows = sorted(_rows(file, content), key=lambda row: (row["manifest"], row["id"]))
     if not rows:
         return {}
     counts = ("substitutions", "deletions", "insertions")
     found = {
         arm: np.array([sum(row["models"][arm][count] for count in counts) for row in rows], dtype=float)
-        for arm in content["results"]
+        for arm in arms
     }
     return found | {WORDS: np.array([row["words"] for row in rows], dtype=float)}

@@ -60,13 +60,12 @@ class Difference:
 
 
 def difference(point: Point, other: Point) -> Difference:
-    """Paired over the utterances: a bootstrap that draws utterances, as those of one clip go together."""
+    """Paired over the utterances: a bootstrap clustered as `offline.compare` does, by sentence and by who speaks."""
     wer, words = round(point.wer - other.wer, 3), point.words
     if words is None or point.errors is None or other.errors is None or len(words) < 2:
         return Difference(wer)
     numerators = (point.errors - other.errors)[:, None]
-    clusters = [list(range(len(words)))]
-    low, high = bootstrap(numerators, words[:, None], clusters, RESAMPLES, SEED).interval(0)
+    low, high = bootstrap(numerators, words[:, None], point.factors, RESAMPLES, SEED).interval(0)
     return Difference(wer, round(100 * low, 3), round(100 * high, 3))
 
 

@@ -82,7 +82,7 @@ class Arm:
     def time(self, waves: list[Wave]) -> Timing:
         """Runs one batch from waves to texts."""
         device, self._forward_s = self.device, 0.0
-        before_bytes = _reset_peak(device)
+        before_bytes = reset_peak(device)
         started = time.perf_counter()
         self.texts(waves)
         whole_s = time.perf_counter() - started
@@ -251,8 +251,8 @@ def rank_of(name: str, width: int) -> int:
     if not 50 <= percent < 100:
         choices = f"{', '.join(ARMS)}, or mla- with another cut of the cache from 50 to below 100 percent"
         raise ValueError(f"{name!r} is no arm; choices: {choices}")
-    step = ranks.step_of(width)
-    return max(round(2 * width * (1 - percent / 100)) // step * step, step)
+    least = ranks.step_of(width) / (2 * width)
+    return ranks.rank_of(width, None, min(percent / 100, 1 - least))
 
 
 def cast(arms: Sequence[Arm], dtype: torch.dtype) -> None:
@@ -276,7 +276,7 @@ def _tokenizer(vocabulary: Vocabulary) -> Any:
         )
 
 
-def _reset_peak(device: torch.device) -> int:
+def reset_peak(device: torch.device) -> int:
     """Returns the bytes that are allocated on the GPU as the peak starts anew from them; 0 on a CPU."""
     if device.type != "cuda":
         return 0

@@ -30,7 +30,6 @@ of every stream, in batches of at most --step_streams. A machine keeps up while 
              two measured numbers), streams_in_memory, out_of_memory_at, binds (memory, arithmetic, None: not reached)
 """
 
-import sys
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ from offline.speed.limits import limits
 from offline.speed.live_tables import plot, table
 from offline.speed.placed import Profile, profile, sizes_of, tables
 from offline.speed.rounds import Row, sound_of
-from offline.speed.setup import counts, settle_device, what, write
+from offline.speed.setup import counts, settle_device, show, what, write
 from offline.speed.steps import CACHE_DTYPES, Plan, Runner, device_memory_bytes, measure
 from offline.speed.twins import PATHS
 
@@ -195,14 +194,9 @@ def settle(args: Namespace) -> None:
 def stream(argv: list[str]) -> int:
     """Runs `offline.benchmark stream`; 0 when measured, 2 when something given cannot be used."""
     args = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         settle(args)
-        result = benchmark(args)
-        print(table(result))
-        if args.plot:
-            plot(result, args.plot)
-    except (ValueError, OSError) as error:
-        print(f"offline.benchmark: {cli.reason(error)}", file=sys.stderr)
-        return 2
-    print(f"written: {', '.join(str(file) for file in (args.output_file, args.plot) if file)}")
-    return 0
+        show(benchmark(args), args, table, plot)
+
+    return cli.run("offline.benchmark", work)

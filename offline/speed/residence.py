@@ -9,6 +9,7 @@ import re
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -31,12 +32,15 @@ def resident_bytes(
 ) -> list[Resident]:
     """Returns the memory of each batch in a new process that builds this arm of the source-th model of args.
 
-    Raises ValueError where there is no /proc, and BrokenProcessPool when the process was killed, as for want of memory.
+    Raises ValueError where there is no /proc, or the process was killed, as for want of memory.
     """
     if not CLEAR.exists():
         raise ValueError(f"--memory reads {CLEAR}, which this system does not have")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-        return alone.submit(_measure, args, source, arm, path, batches).result()
+        try:
+            return alone.submit(_measure, args, source, arm, path, batches).result()
+        except BrokenProcessPool:
+            raise ValueError(f"the process of {arm} alone was killed: too little memory?") from None
 
 
 def _measure(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -10,10 +10,10 @@ from tqdm import tqdm
 from asr.audio import SAMPLE_RATE
 from offline.data import read_manifest
 from offline.speed.arms import Arm, Timing, Wave
+from offline.turns import turns
 
 WARM_UPS = {"cpu": 1, "cuda": 10}  # a GPU picks kernels, and its clocks rise
 Row = dict[str, Any]
-T = TypeVar("T")
 
 
 def batches_of(size: int, lengths_s: Sequence[float], sound: Wave) -> list[list[Wave]]:
@@ -52,17 +52,6 @@ def measure(arms: list[Arm], batches: list[list[Wave]], repeats: int) -> list[Ro
                 rounds[arm].append([arm.time(waves) for waves in batches])
                 bar.update()
     return [row(arm, batches, rounds[arm][warm_ups:]) for arm in arms]
-
-
-def turns(arms: Sequence[T], number: int) -> list[T]:
-    """Returns the order of a round: each begins one arm further, every other one goes backwards.
-
-    So neighbours change, and no arm follows itself, as the first and last would if rounds were only reversed: with its
-    weights still in the cache it would look faster than the others.
-    """
-    start = number % len(arms)
-    order = [*arms[start:], *arms[:start]]
-    return order[::-1] if number % 2 else order
 
 
 def row(arm: Arm, batches: list[list[Wave]], rounds: list[list[Timing]]) -> Row:

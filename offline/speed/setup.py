@@ -2,13 +2,14 @@
 
 import json
 from argparse import Namespace
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from offline import cli, provenance
+from offline import cli, files, provenance
 from offline.speed.arms import Arm
 from offline.speed.rounds import WARM_UPS
 
@@ -26,6 +27,8 @@ def settle_device(args: Namespace) -> None:
     if kind not in WARM_UPS or (kind == "cuda" and not gpu):
         raise ValueError(f"--device is {args.device!r}; choices here: {'cpu, cuda' if gpu else 'cpu'}")
     args.dtype = args.dtype or ("bfloat16" if kind == "cuda" else "float32")
+    if args.plot and args.plot.suffix not in (".png", ".svg"):
+        raise ValueError(f"--plot {args.plot}: the picture is a .png or an .svg")
     if args.plot and find_spec("matplotlib") is None:
         raise ValueError("--plot draws with matplotlib, which is not installed: pip install matplotlib")
 
@@ -42,7 +45,19 @@ def what(arms: list[Arm], device: torch.device) -> dict[str, Any]:
     }
 
 
+def show(
+    result: dict[str, Any],
+    args: Namespace,
+    table: Callable[[dict[str, Any]], str],
+    plot: Callable[[dict[str, Any], Path], None],
+) -> None:
+    """Prints the figures, draws them where that is asked for, and says what was written."""
+    print(table(result))
+    if args.plot:
+        plot(result, args.plot)
+    print(f"written: {', '.join(str(file) for file in (args.output_file, args.plot) if file)}")
+
+
 def write(result: dict[str, Any], file: Path) -> None:
     """Writes the result as it is so far."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    files.write(file, json.dumps(result, indent=1) + "\n")

@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from asr.cache import StreamCache
 from offline.flops import step_flops
-from offline.speed.arms import OurArm
-from offline.speed.ceiling import synchronise
+from offline.speed.arms import OurArm, reset_peak
 from offline.speed.placed import Placed, Profile, Step, fill, new_cache, sound_for
-from offline.speed.rounds import Row, turns
+from offline.speed.rounds import Row
 from offline.speed.twins import latent_attentions
+from offline.turns import turns
 
 FIRST_STEPS = {"cpu": 1, "cuda": 2}  # of a number of streams, not measured: kernels are picked
 WARM_STEPS = {"cpu": 0, "cuda": 1}  # of every later turn, on memory that has just been taken
@@ -121,7 +121,7 @@ def take_turn(runner: Runner, plan: Plan, tables: list[Tensor], streams: int, fi
         placed = Placed(runner.arm.transcriber, cache, sound_for(plan.sizes), plan.batch)
         for _ in range((FIRST_STEPS if first else WARM_STEPS)[device.type]):
             placed.step()
-        before_bytes = _reset_peak(device)
+        before_bytes = reset_peak(device)
         steps = [placed.step() for _ in range(plan.steps)]
         return Turn(steps, _peak(device) - before_bytes)
     except torch.OutOfMemoryError as error:
@@ -142,14 +142,6 @@ def _check_room(runner: Runner, plan: Plan, streams: int) -> None:
 def one_cache(runner: Runner, sizes: Profile) -> StreamCache:
     """The cache of a single stream, without tables: what it takes is what every further one takes."""
     return new_cache(runner.arm.transcriber, sizes, 1, runner.int8, [])
-
-
-def _reset_peak(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 0
-    synchronise(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)
 
 
 def _peak(device: torch.device) -> int:

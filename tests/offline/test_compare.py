@@ -12,6 +12,7 @@ import torch
 from offline import evaluate
 from offline.compare import main, parser
 from offline.comparison import plots, report
+from offline.comparison.rates import factors
 from tests.conftest import noise
 from tests.offline.comparison.results import JOINT, MHA, cut_cache, figures, hurt, pair_of_arms, said, write
 
@@ -197,6 +198,23 @@ def test_what_cannot_be_compared_is_named(
         assert main([*map(str, files), "--output_dir", str(tmp_path / "out")]) == 2
         assert part in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit):
+        main([str(small), "--pairs", "mla=mha,mla=other", "--output_dir", str(tmp_path / "out")])
+    assert "'mla' is there twice, with 'mha' and 'other'" in capsys.readouterr().err
+
+
+def test_who_is_not_named_is_nobody_else() -> None:
+    """LibriSpeech beside made speech: no label that all have, and no one cluster for those without."""
+    labels: list[dict[str, str]] = [
+        {"speaker": "84"},
+        {"speaker": "84"},
+        {"voice": "slt"},
+        {"voice": "slt"},
+        {},
+        {},
+    ]
+    lines = [{"reference": f"TEXT {number}", **label} for number, label in enumerate(labels)]
+    assert factors(lines)["speaker"] == ["84", "84", "slt", "slt", "utterance 4", "utterance 5"]
 
 
 def test_reads_what_evaluate_writes(

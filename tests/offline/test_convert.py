@@ -315,5 +315,8 @@ def test_a_large_conversion_is_measured_in_a_process_of_its_own(tmp_path: Path) 
     assert measured["how"]["method"] == "weight" and measured["results"]["seconds"] > 0
     assert measured["results"]["peak_resident_bytes"] > 50e6  # torch alone is more
     assert measured["results"]["cache_bytes_per_frame"]["mla"] == 3 * 8 * 2
+    more = "--calibration_manifest a,b --data_dir c --dtype bfloat16 --no_centring --download --lossless"
+    words = convert_large.options(parser().parse_args(["--large", "--output_file", "x.json", *more.split()]))
+    assert sorted(words) == sorted(more.split())
     with pytest.raises(ValueError, match="--output_file"):
         convert_large.measure(parser().parse_args(["--large"]), tiny_config())

@@ -52,6 +52,20 @@ def test_a_bad_line_is_named_with_its_reason(tmp_path: Path, line: str, reason: 
         read_manifest(path, VOCABULARY)
 
 
+def test_a_manifest_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = manifest(tmp_path, ["ONE"])
+    path.write_bytes(path.read_bytes() + "é".encode("latin-1"))
+    with pytest.raises(ManifestError, match=r"jsonl: not UTF-8 \(.* at byte \d+\)"):
+        read_manifest(path)
+
+
+def test_nobody_is_no_speaker(tmp_path: Path) -> None:
+    path = manifest(tmp_path, ["ONE"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"speaker": None, "voice": 7}))
+    (one,) = read_manifest(path)
+    assert (one.speaker, one.voice) == ("", "7")
+
+
 def test_an_offset_makes_a_recording_a_part_of_its_file(tmp_path: Path) -> None:
     """As NeMo has it: of a long file the `duration` seconds that begin at `offset`, 0 included; null is none."""
     path = manifest(tmp_path, ["ONE"], duration_s=2.0)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,19 @@ def test_a_killed_run_arrives_at_the_same_weights(
     for fact in ("start", "best", "final"):
         assert told[fact] | {"eval_s": 0} == retold[fact] | {"eval_s": 0}
     assert told["stopped_early"] and retold["stopped_early"] and told["best"]["step"] == 1
+
+
+def test_a_model_is_not_replaced_by_another_run(arms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tune(arms, "early", eval_steps=2, save_steps=1000)
+    shutil.rmtree(arms / "early" / "checkpoint-4")  # the last step's
+    kept = (arms / "early/model.safetensors").read_bytes()
+    tune(arms, "early", eval_steps=2, save_steps=1000)
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="holds a run with other learning_rate"):
+        tune(arms, "early", eval_steps=2, save_steps=1000, learning_rate=1e-4)
+    assert (arms / "early/model.safetensors").read_bytes() == kept
+    with pytest.raises(ValueError, match="mla holds a model that was not trained there"):
+        tune(arms, "mla")
 
 
 class Watch(TrainerCallback):

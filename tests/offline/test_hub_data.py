@@ -76,6 +76,9 @@ def test_a_folder_that_was_saved_to(folder: Path, tmp_path: Path) -> None:
     rows.save_to_disk(tmp_path / "saved")
     datasets.DatasetDict({"dev": rows}).save_to_disk(tmp_path / "splits")
     check(f"hf:{tmp_path / 'saved'}:all")
+    check(f"hf:{tmp_path / 'saved'}:test")
+    with pytest.raises(ManifestError, match="holds one split, test; no train"):
+        read_corpus(f"hf:{tmp_path / 'saved'}:train")
     check(f"hf:{tmp_path / 'splits'}:dev")
     with pytest.raises(ManifestError, match="KeyError: 'test'"):
         read_corpus(f"hf:{tmp_path / 'splits'}:test")

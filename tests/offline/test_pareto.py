@@ -80,7 +80,7 @@ def evaluation(folder: Path, errors: dict[str, float], lines: bool = True) -> Pa
     if lines:
         content["utterances_file"] = "heard.jsonl"
         rows = [
-            {"id": f"{n:03}", "manifest": "a", "words": WORDS, "models": {
+            {"id": f"{n:03}", "manifest": "a", "words": WORDS, "reference": f"TEXT {n}", "models": {
                 arm: {"substitutions": int(count[n]), "deletions": 0, "insertions": 0} for arm, count in counts.items()
             }}
             for n in range(UTTERANCES)
@@ -248,6 +248,11 @@ def test_what_cannot_be_used_is_named(benchmark: Path, tmp_path: Path, capsys) -
         found_points(benchmark, evaluation(tmp_path, {"mla@640ms/2s": 1.0}))
     with pytest.raises(InputError, match="no steps of 3 streams; choices: 1, 4, 8"):
         Costs(benchmark, 3)
+    other = json.loads(file.read_text())
+    del other["how"]["manifests"]
+    (tmp_path / "agreement.json").write_text(json.dumps(other))
+    with pytest.raises(InputError, match=r"agreement\.json: no result of offline\.evaluate"):
+        found_points(benchmark, tmp_path / "agreement.json")
     folder = tmp_path / "never"
     assert main([str(file), "--benchmark", str(file), "--output_dir", str(folder)]) == 2
     assert "has no limits: is it the right file?" in capsys.readouterr().err and not folder.exists()

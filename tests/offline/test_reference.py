@@ -58,10 +58,14 @@ def test_every_step_and_then_nothing_again(
     assert all(mha["text"] == lossless["text"] for mha, lossless, _ in texts)
     assert (hub / "out" / "report" / "report.md").is_file()
     attention = asr.load(hub / "out" / "mla-75", device="cpu").config.attention
+    command = json.loads((hub / "out" / "mla-75" / "report.json").read_text())["command"]
+    assert command.startswith(f"python -m offline.convert --model_name {NAME}@{REVISION} ")
     assert (attention.method, attention.source) == ("attention", "some-model")  # not the revision's last part
     written = {path: path.stat().st_mtime_ns for path in (hub / "out").glob("*/model.safetensors")}
     assert main(options(hub, "--calibration", calibration)) == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
+    (hub / "out" / "lossless" / "report.json").unlink()  # killed before it was written
+    assert main(options(hub, "--calibration", calibration)) == 0
     assert main(options(hub)) == 2  # the same folder, another conversion
     assert "calibration_manifest ['train-clean-100'], not None" in capsys.readouterr().err
     assert main(options(hub, "--calibration", calibration)) == 0

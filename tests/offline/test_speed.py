@@ -20,8 +20,9 @@ from offline.speed.arms import ARMS, LARGE, Arm, build, cast, rank_of
 from offline.speed.ceiling import Ceiling, matmul_gflops
 from offline.speed.equality import UnequalError, verify
 from offline.speed.residence import _of_batch
-from offline.speed.rounds import batches_of, sound_of, turns
+from offline.speed.rounds import batches_of, sound_of
 from offline.speed.twins import PATHS, latent_attentions, latent_twin, latents, on_path, stock_twin
+from offline.turns import turns
 from tests.conftest import LAYERS, noise, tiny_model
 
 CLIPS = [noise(16_000, 1), noise(9_001, 2)]

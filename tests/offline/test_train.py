@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -281,6 +282,28 @@ def test_a_finished_run_is_left_as_it_is(tones: Path, capsys: pytest.CaptureFixt
     assert "finished already" in capsys.readouterr().err and json.loads(report.read_text())["mark"] == 1
     train(tones, "done", 4)
     assert json.loads(report.read_text())["steps"] == 4 and "mark" not in report.read_text()
+
+
+def test_a_model_without_its_checkpoints_is_not_replaced(tones: Path) -> None:
+    train(tones, "kept", 3)
+    for folder in (tones / "kept").glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    train(tones, "kept", 3)  # finished
+    with pytest.raises(ValueError, match="holds a model of 3 steps and no checkpoint to go on from"):
+        train(tones, "kept", 6)
+    with pytest.raises(ValueError, match="holds a run with other learning_rate"):
+        train(tones, "kept", 3, learning_rate=1e-5)
+    (tones / "kept/run.json").unlink()
+    with pytest.raises(ValueError, match="holds a model that was not trained there"):
+        train(tones, "kept", 3)
+
+
+def test_other_dimensions_are_another_run(tones: Path) -> None:
+    train(tones, "sized", 3)
+    tiny = json.loads((tones / "tiny.json").read_text())
+    (tones / "tiny.json").write_text(json.dumps(tiny | {"hidden_dropout": 0.3}))
+    with pytest.raises(ValueError, match="holds a run with other config"):
+        train(tones, "sized", 6)
 
 
 def test_what_a_checkpoint_holds_cannot_be_asked_for_otherwise(tones: Path) -> None:

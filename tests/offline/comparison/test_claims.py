@@ -55,6 +55,19 @@ def test_speed_and_memory_claims_follow_the_benchmark(
     assert "stock-sdpa" in text and "p50 0.1, p95 0.2" in text
 
 
+def test_a_gain_within_the_noise_decides_nothing(tmp_path: Path) -> None:
+    lines = said(40)
+    file = write(tmp_path / "x.json", lines, {name: hurt(lines, 0.1, 1) for name in ("mha", "mla")},
+                 {"mha": MHA, "mla": JOINT})  # fmt: skip
+    change(file, "results", "mla", speed={})
+    noisy = bench(tmp_path / "b.json", 1.12, 0.3, 5_000_000)
+    content = json.loads(noisy.read_text())
+    for row in content["results"]:
+        row["rtfx_quartiles"] = [0.5 * row["rtfx"], 1.5 * row["rtfx"]]
+    noisy.write_text(json.dumps(content))
+    assert verdict_of(figures(file, noisy), "faster")["verdict"] == claims.UNDECIDED
+
+
 def test_without_a_benchmark_speed_and_memory_are_measured_only_where_they_can_be(
     small: Path, tmp_path: Path
 ) -> None:

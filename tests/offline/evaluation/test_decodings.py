@@ -69,6 +69,7 @@ def test_streams_are_searched_as_well(tiny_folder) -> None:
     [
         (["--decoding", "best"], "best"),
         (["--hot_words", "tea"], "add --decoding"),
+        (["--decoding", "greedy,beam", "--lm", "x.arpa"], "--lm x.arpa is of --decoding beam+lm"),
         (["--decoding", "beam+lm", "--lm", "no.arpa"], "no.arpa"),
         (["--decoding", "beam", "--engine", "transformers"], "greedily only"),
     ],
