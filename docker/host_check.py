@@ -17,6 +17,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections import Counter
@@ -139,11 +140,23 @@ class Host:
 
     def upgrade(self) -> dict[str, int]:
         """Instances are replaced one after the other while clients send: no request is lost behind nginx."""
-        with ThreadPoolExecutor(4) as clients:
-            answers = [clients.submit(self.client.transcribe, MODELS[n % 2]) for n in range(400)]
-            for name in ("service-gpu-0", "service-gpu-1"):
-                self.compose("up", "--detach", "--wait", "--no-deps", "--force-recreate", name)
-            statuses = Counter(str(answer.result()[0]) for answer in answers)
+        answers: list[str] = []
+        stop = threading.Event()
+
+        def send(model: str) -> None:
+            while not stop.is_set():
+                answers.append(str(self.client.transcribe(model)[0]))
+
+        with ThreadPoolExecutor(4) as threads:
+            clients = [threads.submit(send, MODELS[n % 2]) for n in range(4)]
+            try:
+                for name in ("service-gpu-0", "service-gpu-1"):
+                    self.compose("up", "--detach", "--wait", "--no-deps", "--force-recreate", name)
+            finally:
+                stop.set()
+        for client in clients:
+            client.result()
+        statuses = Counter(answers)
         assert set(statuses) == {"200"}, statuses
         return dict(statuses)
 

@@ -55,5 +55,5 @@ WORKDIR /models
 VOLUME ["/models", "/var/spool/mla-asr"]
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 CMD ["python", "/opt/healthcheck.py"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=3600s --retries=3 CMD ["python", "/opt/healthcheck.py"]
 ENTRYPOINT ["python", "-m", "service"]

@@ -23,7 +23,6 @@ from loadtests.stream_load import FULL, held, speakers, together
 Record = dict[str, Any]
 Load = Callable[[], Record]
 SETTLE_S = 0.5  # between the load's end and a look at the server
-SPREAD_S = 0.48  # over which streams begin: a chunk of the profile that is measured when nothing is said
 START = {"encoding": "pcm_s16le"}
 
 
@@ -35,6 +34,7 @@ class Bench:
     mix: list[Clip]
     sizes: Sizes
     seed: int
+    chunk_s: float  # over which streams begin
     context_s: float  # how long a stream has to be to fill its cache
 
     def warm(self, service: Service, cells: Sequence[Cell]) -> None:
@@ -43,7 +43,7 @@ class Bench:
         asyncio.run(warm_up(Target(service.url, model), self.mix, max(self.sizes.users)))
         if streams := [int(cell.level) for cell in cells if cell.kind == "streams"]:
             count = min(max(streams), slots(service, model))
-            asyncio.run(together(service.url, model, [self.sounds[0]] * count, SPREAD_S, START))
+            asyncio.run(together(service.url, model, [self.sounds[0]] * count, self.chunk_s, START))
 
     def run(self, service: Service, cell: Cell, rate: float) -> tuple[Record, list[Record]]:
         """Measure a cell: what is to be kept of it, and its samples. `rate` is what an open cell asks for a second.
@@ -99,7 +99,7 @@ class Bench:
         plays = speakers(self.sounds, int(cell.level), self.sizes.stream_s, self.seed + cell.repeat)
         for clip in plays:
             _ = clip.decoded  # kept from now on
-        return lambda: _kept(asyncio.run(together(service.url, cell.model, plays, SPREAD_S, START)))
+        return lambda: _kept(asyncio.run(together(service.url, cell.model, plays, self.chunk_s, START)))
 
     def _memory(self, service: Service, cell: Cell) -> Load:
         """All streams that there is room for, with full caches; where that is none, then how high a load drives it."""
@@ -150,16 +150,17 @@ def slots(service: Service, model: str) -> int:
     return sum(profile["slots"] for profile in profiles)
 
 
-def memory_for(service: Service, model: str, given_bytes: int) -> dict[str, int]:
-    """What is to be given for n streams: n x `each` + `rest`, of which the streams share a table.
+def memory_for(service: Service, model: str) -> dict[str, int]:
+    """What is to be given for n streams, as many as a step takes or fewer: n x `each` + `rest`, which they share.
 
-    `given_bytes` is what this service was given for those that it has. Raises ValueError where there is room for none.
+    `each` has a stream's part of a step, for which the service keeps room on a GPU. Raises ValueError where there is
+    room for no stream.
     """
     for card in service.models():
         for profile in card.get("profiles") or []:
             if card["id"] == model:
-                each = int(profile["cache_bytes_per_stream"])
-                return {"each": each, "rest": given_bytes - profile["slots"] * each}
+                each = profile["cache_bytes_per_stream"] + profile["step_bytes_per_stream"]
+                return {"each": each, "rest": profile["cache_bytes_shared"]}
     raise ValueError(
         f"{model}: not even one stream fits into the memory for streams; give more (--stream_memory)"
     )

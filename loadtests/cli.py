@@ -25,13 +25,13 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
         """The options of a command line; of the process's own where none is given."""
         words = sys.argv[1:] if argv is None else argv
-        return self.parse_args([_spelled(word) for word in words])
+        return self.parse_args([self._spelled(word) for word in words])
 
-
-def _spelled(word: str) -> str:
-    """--stream-memory=1-2 as --stream_memory=1-2."""
-    name, equals, value = word.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+    def _spelled(self, word: str) -> str:
+        """--stream-memory=1-2 as --stream_memory=1-2; what names no option here is a value, and stays as it is."""
+        name, equals, value = word.partition("=")
+        name = name.replace("-", "_").replace("__", "--", 1)
+        return name + equals + value if name in self._option_string_actions else word
 
 
 def positive(text: str) -> float:

@@ -70,6 +70,8 @@ def read(file: Path, profile: str | None = None, offline: Path | None = None) ->
     rows = [
         row for row in record["results"] if row["cache_dtype"] == "model" and row["path"] in (None, "auto")
     ]
+    if not rows:
+        raise ConstantsError(f"{file}: no rows with cache_dtype model and path auto")
     profiles = list(dict.fromkeys(map(_profile, rows)))
     chosen = profile or profiles[0]
     if chosen not in profiles:

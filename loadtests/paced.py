@@ -52,6 +52,8 @@ from loadtests.paced_client import (
 )
 from loadtests.service_process import git_commit
 
+CHUNK_S = 0.48  # of the service's first profile
+
 
 async def measure(clients: int, sound: Sound, options: argparse.Namespace) -> Message:
     """So many clients at once; the figures of all together."""
@@ -104,14 +106,14 @@ def line(row: Message) -> str:
     return f"{row['clients']} clients: p50/p95/p99 ms: {', '.join(shown)}; {counts}; sent late p99 {lag_ms:.1f} ms"
 
 
-def provenance(options: argparse.Namespace) -> Message:
-    """How it was measured, what served, and on which machine the clients ran."""
+def provenance(options: argparse.Namespace, models: Any) -> Message:
+    """How it was measured, which models served, and on which machine the clients ran."""
     left_out = ("files", "output_file", "key")
     given = {name: value for name, value in vars(options).items() if name not in left_out}
     how = {**given, "files": [file.name for file in options.files]}
     machine = {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
     return {
-        "what": {"git_commit": git_commit(), "clients_machine": machine, "models": served(options)},
+        "what": {"git_commit": git_commit(), "clients_machine": machine, "models": models},
         "how": how,
     }
 
@@ -125,6 +127,13 @@ def served(options: argparse.Namespace) -> Any:
             return json.load(answer)["data"]
     except (OSError, ValueError, KeyError):
         return None
+
+
+def chunk_s(models: Any, options: argparse.Namespace) -> float:
+    """How long the chunks are that will be played, by what the server says of its models; else CHUNK_S."""
+    profiles = [p for card in models or [] if card["id"] == options.model for p in card.get("profiles") or []]
+    chosen = (p for p in profiles if options.profile in (None, p["name"]))
+    return next((p["chunk_ms"] / 1000 for p in chosen), CHUNK_S)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -152,8 +161,7 @@ def parser() -> argparse.ArgumentParser:
         "--spread_s",
         "--spread-s",
         type=positive,
-        default=0.48,
-        help="time over which clients begin (default: 0.48, a chunk)",
+        help=f"time over which clients begin (default: a chunk as the server says, else {CHUNK_S})",
     )
     add("--url", default="ws://localhost:8000", help="the server (default: ws://localhost:8000)")
     add("--key", default=os.environ.get("MLA_ASR_KEY"), help="API key (default: $MLA_ASR_KEY)")
@@ -176,7 +184,9 @@ def main(argv: list[str] | None = None) -> int:
     except SoundError as error:
         print(f"paced: {error}", file=sys.stderr)
         return 2
-    result: Message = {**provenance(options), "results": []}
+    models = served(options)
+    options.spread_s = options.spread_s or chunk_s(models, options)
+    result: Message = {**provenance(options, models), "results": []}
     for clients in options.clients:
         row = asyncio.run(measure(clients, sound, options))
         result["results"].append(row)

@@ -9,7 +9,8 @@ from typing import Any
 KINDS = ("closed", "streams", "memory", "open")
 START_S = 10.0  # until a service is ready, on two cores
 WARM_S = 12.0  # until it is warm
-HELD_S = 6.0  # to fill and to measure held streams
+HELD_S = 1.0  # to measure held streams
+FILL_S = 0.8  # to fill one of them
 USER_S = 0.15  # longer for each user: with many, one answer takes seconds
 
 
@@ -116,7 +117,9 @@ def session_seconds(session: Session, sizes: Sizes) -> float:
     each = {
         "closed": lambda users: sizes.users_s(users) + 1 + USER_S * users,
         "streams": lambda _: sizes.stream_s + 6,
-        "memory": lambda streams: HELD_S if streams else sizes.users_s(most) + USER_S * most,
+        "memory": lambda streams: (
+            HELD_S + FILL_S * streams if streams else sizes.users_s(most) + USER_S * most
+        ),
         "open": lambda _: sizes.open_s + 3,
     }
     warm_s = 0.0 if session.cells[0].kind == "memory" else WARM_S

@@ -45,6 +45,21 @@ def write(store: Store, folder: Path, earlier: Row | None = None) -> list[Path]:
     return [folder / name for name in (*texts, *pictures)]
 
 
+def read_earlier(file: Path | None) -> Row | None:
+    """The report.json of an earlier sweep, if any is given.
+
+    Raises ValueError, or OSError, for a file that is none.
+    """
+    if file is None:
+        return None
+    try:
+        earlier: Row = json.loads(file.read_text(encoding="utf-8"))
+        analysis.agreement([], earlier["levels"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"--against {file}: it is no report.json of a sweep") from None
+    return earlier
+
+
 def analyse(store: Store, earlier: Row | None = None) -> dict[str, Any]:
     """All that the report says, as JSON holds it."""
     goal = (store.how["goal"]["p95_s"], store.how["goal"]["p99_s"])
@@ -118,8 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 when the report is written, 2 for what cannot be used."""
     options = parser().parse(argv)
     try:
-        earlier = json.loads(options.against.read_text()) if options.against else None
-        written = write(Store.found(options.work_dir), options.output_dir, earlier)
+        written = write(Store.found(options.work_dir), options.output_dir, read_earlier(options.against))
     except (StoreError, OSError, ValueError) as error:
         parser().error(str(error))
     print(*(f"written: {file}" for file in written), sep="\n")

@@ -22,7 +22,6 @@ and takes its share, which the report gives.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -47,6 +46,7 @@ from loadtests.store import Store, StoreError
 
 PROFILE = "480+160/10"
 MIX_CLIPS = 60
+HELD_IDLE_S = "3600"  # held streams are silent until the last of them has been filled
 
 
 class Sweep:
@@ -104,7 +104,7 @@ class Sweep:
 
     def _note(self, service: Service, model: str) -> None:
         """What the other services are started with, and what runs."""
-        self.store.note(f"memory-{model}", cells.memory_for(service, model, self.options.stream_memory))
+        self.store.note(f"memory-{model}", cells.memory_for(service, model))
         build = [dict(labels) for name, labels in scrape(service.url) if name == "asr_build_info"]
         self.store.note("build", build)
 
@@ -128,8 +128,10 @@ class Sweep:
         if session.cells[0].kind == "memory":
             noted = self.store.noted(f"memory-{session.model}")
             memory = round(streams * noted["each"] + noted["rest"]) if streams else 0
-        cache = ["--stream-profiles", f"load={self.options.profile}", "--stream-memory", str(memory)]
-        return [*cache, *shlex.split(self.options.serve)]
+        given = ["--stream-profiles", f"load={self.options.profile}", "--stream-memory", str(memory)]
+        if session.cells[0].kind == "memory":
+            given += ["--stream-idle-s", HELD_IDLE_S]
+        return [*given, *shlex.split(self.options.serve)]
 
 
 def duration(seconds: float) -> str:
@@ -174,7 +176,7 @@ def parser() -> Parser:
     add(
         "--repeats",
         type=count,
-        help="how often everything is measured an even number (default: 6, with --quick 2)",
+        help="how often everything is measured, an even number (default: 6, with --quick 2)",
     )
     add("--manifest", type=Path, default=clips.SPEECH, help=clips.MANIFEST_HELP)
     add("--seed", type=int, default=1, help="of the mix, and of when requests are due (default: 1)")
@@ -210,6 +212,9 @@ def read_options(argv: list[str] | None) -> argparse.Namespace:
     wrong = [pair for pair in options.models if not all(pair.partition("=")[::2])]
     if wrong:
         parsing.error(f"--models: {wrong[0]!r} is not name=source, such as mla=mla")
+    names = [pair.partition("=")[0] for pair in options.models]
+    if twice := [name for name in names if names.count(name) > 1]:
+        parsing.error(f"--models: {twice[0]} is there twice")
     options.models = dict(pair.split("=", 1) for pair in options.models)
     if not re.fullmatch(r"\d+(\+\d+)?/\d+(\.\d+)?", options.profile):
         parsing.error(f"--profile: {options.profile!r} is not chunk/context, such as 640/10 or 480+160/10")
@@ -236,8 +241,9 @@ def prepare(options: argparse.Namespace) -> Sweep:
     }
     sounds = clips.read(options.manifest)
     mix = clips.mixed(sounds, MIX_CLIPS, options.seed)
-    context_s = float(options.profile.partition("/")[2])
-    bench = Bench(sounds, mix, sizes, options.seed, context_s)
+    chunk, _, context_s = options.profile.partition("/")
+    chunk_s = int(chunk.partition("+")[0]) / 1000
+    bench = Bench(sounds, mix, sizes, options.seed, chunk_s, float(context_s))
     return Sweep(options, sizes, Store.open(options.work_dir, how), bench)
 
 
@@ -245,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 when the report is written, 1 when the service failed, 2 for what cannot be used."""
     options = read_options(argv)
     try:
-        earlier = json.loads(options.against.read_text()) if options.against else None
+        earlier = report.read_earlier(options.against)
         sweep = prepare(options)
         left = sweep.left()
         long = duration(plan.seconds(left, sweep.sizes))

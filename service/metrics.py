@@ -16,6 +16,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 REFUSALS = ("overloaded", "unavailable", "not_serving")
 OUTCOMES = ("ok", "client_error", *REFUSALS, "timeout", "cancelled", "error")
+# Codes of the requests refused, and of the streams that the service closes with 1011 as it has failed.
+REASONS = (
+    *("overloaded", "too_many_requests", "decoder_lost", "no_disk_space", "engine_stopped"),
+    *("draining", "not_ready", "model_not_ready"),
+)
+FAILURES = ("inference_failed", "internal_error")
 KEY_REFUSALS = ("missing_api_key", "invalid_api_key", "key_busy")
 ROUTES = ("/transcribe", "/v1/audio/transcriptions")
 STATES = ("loading", "ready", "failed")
@@ -85,14 +91,14 @@ class Metrics:
         )
         self.padding_frames = Counter("asr_padding_frames", "Frames of padding", ["model"], registry=registry)
         self.out_of_memory = Counter(
-            "asr_out_of_memory", "Batches that ran out of memory", ["model"], registry=registry
+            "asr_out_of_memory", "Batches and steps that ran out of memory", ["model"], registry=registry
         )
 
     def _durations(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, text: str, *labels: str) -> Histogram:
             return Histogram(f"asr_{name}_duration_seconds", text, labels, registry=registry, buckets=SECONDS)
 
-        self.request_duration = histogram("request", "From first byte to answer", "model", "route")
+        self.request_duration = histogram("request", "From first byte to transcript", "model", "route")
         self.decode_duration = histogram("decode_audio", "Upload to samples, waiting included")
         self.queue_duration = histogram("queue", "Waiting for the device", "model")
         self.inference_duration = histogram("inference", "One batch on the device", "model")
@@ -131,8 +137,13 @@ class Metrics:
             for model in models:
                 counter.labels(model)
         # Else the first failure of a kind would be no rise, and no alert would see it.
-        for labels in product((*models, NO_MODEL), ROUTES, OUTCOMES):
+        named = (*models, NO_MODEL)
+        for labels in product(named, ROUTES, OUTCOMES):
             self.requests.labels(*labels)
+        for model, reason in product(named, REASONS):
+            self.rejected.labels(model, reason)
+        for model, reason in product(named, FAILURES):
+            self.streams_closed.labels(model, reason, "1011")
         for name, read in gauges.items():
             gauge = Gauge(f"asr_{name}", GAUGES[name], ["model"], registry=self.registry)
             for model in models:
@@ -194,11 +205,15 @@ class Metrics:
 
     @contextmanager
     def request(self, route: str) -> Iterator[RequestRecord]:
-        """Count and time one request, however it ends; the body sets the record's model once that is known."""
+        """Count one request, however it ends, and time it if it is ok: refusals would make latencies look short.
+
+        The body sets the record's model once that is known.
+        """
         record, started = RequestRecord(), time.monotonic()
         try:
             yield record
             record.outcome = "ok"
+            self.request_duration.labels(record.model, route).observe(time.monotonic() - started)
         except BaseException as error:
             record.outcome = _outcome(error)
             if record.outcome in REFUSALS:
@@ -206,7 +221,6 @@ class Metrics:
             raise
         finally:
             self.requests.labels(record.model, route, record.outcome).inc()
-            self.request_duration.labels(record.model, route).observe(time.monotonic() - started)
 
     def expose(self) -> bytes:
         return generate_latest(self.registry)

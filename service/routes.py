@@ -160,6 +160,8 @@ def _profiles(service: Transcription) -> dict[str, list[ProfileCard]]:
             lookahead_ms=slots.profile.lookahead_ms,
             left_context_s=slots.profile.left_context_s,
             cache_bytes_per_stream=slots.bytes_per_stream,
+            cache_bytes_shared=slots.shared_bytes,
+            step_bytes_per_stream=slots.step_bytes,
             slots=slots.total,
         )
         cards.setdefault(model, []).append(card)

@@ -224,7 +224,7 @@ class ErrorAnswer(BaseModel):
 
 class ProfileCard(BaseModel):
     """How streams of a model can be had: the length of a chunk, what is heard behind it before it is said, what it sees
-    before it, and what a stream takes.
+    before it, and what a stream takes: its cache, what the caches share, and, on a GPU, its part of a running step.
     """
 
     name: str
@@ -232,6 +232,8 @@ class ProfileCard(BaseModel):
     lookahead_ms: int
     left_context_s: float
     cache_bytes_per_stream: int
+    cache_bytes_shared: int
+    step_bytes_per_stream: int
     slots: int
 
 

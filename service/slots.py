@@ -33,12 +33,22 @@ class Slots:
     """The places of one model in one profile; each is a slot of `cache`. Any thread may take one or give it back."""
 
     def __init__(
-        self, lane: Lane, profile: Profile, model: Any, cache: Any, *, warm_up_streams: int = 1
+        self,
+        lane: Lane,
+        profile: Profile,
+        model: Any,
+        cache: Any,
+        *,
+        step_bytes: int = 0,
+        warm_up_streams: int = 1,
     ) -> None:
+        """`step_bytes` is what each stream takes while a step runs, where that was measured."""
         self.lane, self.profile, self.cache = lane, profile, cache
         self.total: int = cache.slots
         self.cache_bytes: int = cache.nbytes
         self.bytes_per_stream: int = cache.bytes_per_slot
+        self.shared_bytes: int = cache.table_bytes
+        self.step_bytes = step_bytes
         self.chunk_samples: int = cache.chunk_samples
         self.tail_samples: int = model.config.tail_samples
         self.chunk_s = profile.chunk_ms / 1000
@@ -117,7 +127,14 @@ def allocate(
         if count := plan.streams(share_bytes):
             model = models[plan.lane[0]]
             cache = _cache(model, plan.profile, dtype, count)
-            made[plan.lane] = Slots(plan.lane, plan.profile, model, cache, warm_up_streams=warm_up_streams)
+            made[plan.lane] = Slots(
+                plan.lane,
+                plan.profile,
+                model,
+                cache,
+                step_bytes=plan.step_bytes,
+                warm_up_streams=warm_up_streams,
+            )
             log.info(
                 "%s/%s: %d streams, %d bytes each, %d more in a step; warmed up with %d at once",
                 *(*plan.lane, count, plan.stream_bytes, plan.step_bytes, min(count, warm_up_streams)),

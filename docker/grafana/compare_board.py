@@ -9,17 +9,17 @@ from docker.grafana.queries import CHOSEN, INSTANCE, LANE, MODEL, OURS, mean, qu
 def latency(share: float) -> Panel:
     return Panel(
         f"Request p{share * 100:g}",
-        "From the first byte of a clip to its answer; long clips count like short ones.",
+        "From the first byte of a clip to its transcript; long clips count like short ones, refusals and failures not.",
         "s",
         [(quantile(share, "asr_request_duration_seconds"), "{{model}}")],
     )
 
 
 def device_time() -> str:
-    """Device seconds for a second of audio; a model that had no stream yet has no steps to add."""
+    """Device seconds for a second of audio; a model that had no clip yet, or no stream, has only the other to add."""
     clips = rate("asr_inference_duration_seconds_sum")
     steps = rate("asr_stream_step_duration_seconds_sum")
-    return f"({clips} + ({steps} or {clips} * 0)) / ({rate('asr_audio_seconds_total')} > 0)"
+    return f"(({clips} or {steps} * 0) + ({steps} or {clips} * 0)) / ({rate('asr_audio_seconds_total')} > 0)"
 
 
 PADDING = rate("asr_padding_frames_total")

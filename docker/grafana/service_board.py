@@ -54,7 +54,7 @@ GLANCE = [
     ),
     Panel(
         "Request p95",
-        "Of all models.",
+        "Of all models; refusals and failures do not count.",
         "s",
         [
             (
@@ -129,7 +129,7 @@ ERRORS = [
     ),
     Panel(
         "Refusals by reason",
-        "Requests that were turned away before any work was done.",
+        "Requests answered 429 or 503, most of them before any work was done, and those refused for their API key.",
         "reqps",
         [
             (rate("asr_requests_rejected_total", "reason", NAMED), "{{reason}}"),

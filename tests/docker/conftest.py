@@ -89,7 +89,7 @@ def watched(folders: dict[str, str]) -> Iterator[Watched]:
             refused_and_out_of_memory(served)
             for seen in (
                 'ALERTS{alertname="OutOfMemory"}',
-                'count_over_time(asr_requests_rejected_total{model="mha"}[1m]) > 1',
+                "job:asr_request_errors:ratio_rate3d",  # the last of its group
             ):
                 wait_until(lambda seen=seen: stack.has_data(prometheus, seen), seen)
             yield Watched(served, prometheus)

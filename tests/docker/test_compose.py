@@ -132,6 +132,15 @@ def test_the_example_environment_is_that_of_the_compose_file() -> None:
     assert named - used - passed == {"COMPOSE_PROFILES"}
 
 
+def test_the_readme_writes_the_tag_and_the_revision_into_the_example(tmp_path: Path) -> None:
+    (line,) = re.findall(r"^sed -i .*$", (DOCKER / "README.md").read_text(), flags=re.MULTILINE)
+    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text())
+    said = line.replace("$(git rev-parse --short HEAD)", "abc").replace("$(git rev-parse HEAD)", "abcdef")
+    subprocess.run(said, shell=True, cwd=tmp_path, check=True)
+    written = (tmp_path / ".env").read_text().splitlines()
+    assert {"TAG=abc", "REVISION=abcdef"} <= set(written) and "$(" not in "".join(written)
+
+
 def test_the_examples_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in re.findall(
         r"^(MLA_ASR_\w+)=(.*)$", (ROOT / ".env.example").read_text(), flags=re.MULTILINE
@@ -184,9 +193,11 @@ def test_urls_of_health_and_metrics_are_there() -> None:
     assert named <= routes()
 
 
-def test_the_metrics_know_every_route_and_outcome() -> None:
+def test_the_metrics_know_every_route_and_outcome_and_codes_that_are_there() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "service").glob("*.py"))
     assert set(metrics.ROUTES) <= routes()
     assert set(re.findall(r'outcome = "(\w+)"', sources)) <= set(metrics.OUTCOMES)
+    codes = set(re.findall(r'(?:code = |code=|NO_SPACE = )"(\w+)"', sources))
+    assert {*metrics.REASONS, *metrics.FAILURES} <= codes
     called = set(re.findall(r"metrics\.request\((\S+)\)", sources))
     assert called == {'"/transcribe"', "ROUTE"}

@@ -130,7 +130,7 @@ def test_the_rules_are_evaluated(watched: Watched) -> None:
 
 @pytest.mark.parametrize(
     "record",
-    ["job:asr_request_errors:ratio_rate5m", "model:asr_audio_seconds:rate5m", "job:asr_instances:count"],
+    ["job:asr_request_errors:ratio_rate5m", "lane:asr_stream_slots_used:ratio", "job:asr_instances:count"],
 )
 def test_the_rules_record(watched: Watched, record: str) -> None:
     assert stack.has_data(watched.prometheus, record)

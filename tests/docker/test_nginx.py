@@ -3,10 +3,12 @@
 import json
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -170,6 +172,37 @@ def test_a_browsers_question_before_an_upload_needs_no_key(locked: tuple[Served,
     answer = httpx.options(f"{locked[1]}{path}", headers=heads)
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, PAGE)
     assert "www-authenticate" not in answer.headers
+
+
+class Forgetful(BaseHTTPRequestHandler):
+    """An instance that knows every key, and dies with every upload."""
+
+    def do_GET(self) -> None:
+        self.send_response(204)
+        for name in ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary"):
+            self.send_header(name, f"its {name}")
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_page_may_read_that_its_upload_was_lost() -> None:
+    needs("nginx")
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Forgetful) as instance,
+        tempfile.TemporaryDirectory() as folder,
+        stack.nginx(Path(folder), [instance.server_address[1]]) as url,
+    ):
+        threading.Thread(target=instance.serve_forever).start()
+        answer = post(url, sound(4000))
+        instance.shutdown()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+    for name in ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary"):
+        assert answer.headers[name] == f"its {name}"
 
 
 def test_the_question_for_a_key_is_nobody_elses(locked: tuple[Served, str]) -> None:

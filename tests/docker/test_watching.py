@@ -82,6 +82,29 @@ def test_rules_and_panels_name_metrics_that_are_there() -> None:
     assert recorded <= {rule["record"] for rule in rules() if "record" in rule}
 
 
+def test_device_time_is_shown_of_a_model_with_clips_or_streams_alone(tmp_path: Path) -> None:
+    needs("promtool")
+    series = {
+        'asr_inference_duration_seconds_sum{job="asr", instance="a", model="mha"}': 3,
+        'asr_stream_step_duration_seconds_sum{job="asr", instance="a", model="mla", profile="fast"}': 6,
+        'asr_audio_seconds_total{job="asr", instance="a", model="mha"}': 30,
+        'asr_audio_seconds_total{job="asr", instance="a", model="mla"}': 30,
+    }
+    (shown,) = [
+        text for _, panel, text in stack.expressions() if panel == "Device time for a second of audio"
+    ]
+    samples = [{"labels": '{model="mha"}', "value": 0.1}, {"labels": '{model="mla"}', "value": 0.2}]
+    case = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": f"0+{each}x40"} for name, each in series.items()],
+        "promql_expr_test": [{"expr": shown, "eval_time": "5m", "exp_samples": samples}],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"tests": [case]}))
+    command = ["promtool", "test", "rules", "test.yml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_exporter_is_told_what_the_gpu_dashboard_shows() -> None:
     counters = (DOCKER / "dcgm" / "counters.csv").read_text()
     exported = set(re.findall(r"^(DCGM_\w+),", counters, flags=re.MULTILINE))

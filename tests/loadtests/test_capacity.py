@@ -137,6 +137,10 @@ def test_files_and_profiles_that_are_not_there(tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text(content)
         with pytest.raises(ConstantsError, match=r"a\.json"):
             read(tmp_path / "a.json")
+    of_int8 = {"left_context_s": 1, "cache_dtype": "int8", "path": "auto"}
+    (tmp_path / "a.json").write_text(json.dumps({"results": [of_int8]}))
+    with pytest.raises(ConstantsError, match=r"a\.json: no rows with cache_dtype model and path auto"):
+        read(tmp_path / "a.json")
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import soundfile
 
 from loadtests import paced_client
-from loadtests.paced import figures, main
+from loadtests.paced import chunk_s, figures, main
 from loadtests.paced_client import Client, Sound, SoundError
 from tests.fakes import FakeTranscriber, spoken
 from tests.service.conftest import Served, serving
@@ -50,10 +51,24 @@ def test_clients_of_every_number_have_a_row(
         assert row["last_s"]["count"] == row["clients"] and row["words"] >= 2 * row["clients"]
         assert row["partial_s"]["count"] >= row["clients"]
         assert 0 <= row["partial_s"]["p50"] <= row["partial_s"]["p95"] <= row["partial_s"]["p99"]
+    assert result["how"]["spread_s"] == 0.48
     assert result["how"]["seconds"] == 2 and result["how"]["files"] == ["talk.flac"]
     assert [model["id"] for model in result["what"]["models"]] == ["mha"]
     assert capsys.readouterr().out.startswith("1 clients: p50/p95/p99 ms: partial ")
     assert at_rest(server)
+
+
+@pytest.mark.parametrize(
+    ("model", "profile", "seconds"),
+    [("mla", None, 0.64), ("mla", "fast", 0.2), ("mla", "other", 0.48), ("mha", None, 0.48)],
+)
+def test_clients_begin_spread_over_a_chunk_of_what_is_measured(
+    model: str, profile: str | None, seconds: float
+) -> None:
+    profiles = [{"name": "wide", "chunk_ms": 640}, {"name": "fast", "chunk_ms": 200}]
+    models = [{"id": "mha"}, {"id": "mla", "profiles": profiles}]
+    assert chunk_s(models, Namespace(model=model, profile=profile)) == seconds
+    assert chunk_s(None, Namespace(model=model, profile=profile)) == 0.48
 
 
 def test_pauses_end_segments(server: Served, file: Path, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_two_models_of_one_name_make_no_report(store: Store) -> None:
 def test_rates_are_shares_of_each_models_own_best(store: Store) -> None:
     """The last of 20 requests is sent at 1.9 s; in the second repeat all take 4% longer."""
     options = Namespace(models=HOW["models"], goal_p95_s=1.0, goal_p99_s=2.0)
-    sweep = Sweep(options, SIZES, store, Bench([], [], SIZES, 1, 10.0))
+    sweep = Sweep(options, SIZES, store, Bench([], [], SIZES, 1, 0.64, 10.0))
     for model, took_s in (("mha", 0.1), ("mla", 0.125)):
         best = (20 / (1.9 + took_s) + 20 / (1.9 + 1.04 * took_s)) / 2
         assert sweep.rate(Cell("open", model, 1, 0.5)) == pytest.approx(0.5 * best, abs=1e-3)

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
-from loadtests import plan, report, sweep
+from loadtests import cells, plan, report, sweep
 from loadtests.cells import check
 from loadtests.clips import read
 from loadtests.http_client import Target, warm_up
 from loadtests.scrape import scrape, total
-from loadtests.service_process import Service, ServiceError, family, serving
+from loadtests.service_process import ROOT, Service, ServiceError, family, serving
 from service.settings import Settings
-from tests.fakes import FakeTranscriber
+from service.slots import PROBE_STREAMS
+from tests.fakes import FakeCache, FakeTranscriber
 from tests.service import conftest
+from tests.service.live import stream_settings
 
 TINY = plan.Sizes(1, (1, 2), (0.5,), (1, 22, 23), (0, 3), 0.3, 1.0, 0.5)
 
@@ -71,8 +73,9 @@ def test_a_sweep_writes_its_report_and_goes_on_where_it_was(
     assert command(work, manifest) == 0
     assert "report.html" in capsys.readouterr().out
     assert [(name, options["--stream-memory"]) for name, options in started] == [
-        ("mla", memory) for memory in ("20480", "0", "3480", "20480")
+        ("mla", memory) for memory in ("20480", "0", "3000", "20480")
     ]
+    assert [options.get("--stream-idle-s") for _, options in started] == [None, "3600", "3600", None]
     result = json.loads((work / "report.json").read_text())
     carried = result["carries"]["mla"]
     assert result["what"]["build"][0]["version"] and result["how"]["models"] == {"mla": "mla"}
@@ -105,6 +108,45 @@ def test_a_sweep_writes_its_report_and_goes_on_where_it_was(
     assert "was begun with another seed" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("step_bytes", [0, 300])
+def test_memory_for_streams_has_room_for_them_and_no_more(
+    step_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a GPU, where the largest step has its room in it."""
+
+    def measure(call: Callable[[], None]) -> int:
+        call()
+        return PROBE_STREAMS * step_bytes
+
+    monkeypatch.setattr(FakeCache, "table_bytes", 70)
+    monkeypatch.setattr("service.memory.measure", lambda device: measure)
+
+    def seen(bytes_: int) -> tuple[int, dict[str, int]]:
+        options = stream_settings(stream_memory=str(bytes_), stream_profiles="load=640/10")
+        with conftest.serving(options, {"mla": FakeTranscriber()}) as served:
+            child: Any = SimpleNamespace(pid=os.getpid())
+            service = Service(child, served.url)
+            return cells.slots(service, "mla"), cells.memory_for(service, "mla")
+
+    _, needed = seen(20_480)
+    assert needed == {"each": 1000 + step_bytes, "rest": 70}
+    assert seen(3 * needed["each"] + needed["rest"])[0] == 3
+
+
+@pytest.mark.parametrize(("profile", "seconds"), [("640/10", 0.64), ("200+120/5", 0.2)])
+def test_streams_begin_spread_over_a_chunk(
+    profile: str, seconds: float, manifest: Path, tmp_path: Path
+) -> None:
+    given = ["--profile", profile, "--manifest", str(manifest), "--work_dir", str(tmp_path)]
+    assert sweep.prepare(sweep.read_options(given)).bench.chunk_s == seconds
+
+
+def test_what_goes_to_the_service_stays_as_it_is() -> None:
+    for given in ("--device cuda --spool-dir /var/my-spool", "--spool-dir=/var/my-spool --device cuda"):
+        options = sweep.read_options(["--stream-memory", "1MiB", "--work-dir=/a-b", "--serve", given])
+        assert (options.serve, options.stream_memory, options.work_dir) == (given, 2**20, Path("/a-b"))
+
+
 def test_a_service_that_fails_at_everything_is_not_measured() -> None:
     cell = plan.Cell("closed", "mha", 1, 4)
     broken = {"status": 500, "error": "internal_error: went wrong"}
@@ -120,10 +162,13 @@ def test_a_service_that_fails_at_everything_is_not_measured() -> None:
     ("options", "said"),
     [
         (["--models", "mha"], "'mha' is not name=source"),
+        (["--models", "mha=a", "mla=b", "mha=c"], "mha is there twice"),
         (["--profile", "640"], "'640' is not chunk/context"),
         (["--repeats", "5"], "5; it must be even"),
         (["--manifest", "/nowhere"], "/nowhere: "),
         (["--against", "/nowhere.json"], "/nowhere.json"),
+        (["--against", __file__], f"--against {__file__}: it is no report.json"),
+        (["--against", str(ROOT / "results" / "benchmark.json")], "benchmark.json: it is no report.json"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.metrics import FAILURES, REASONS, Metrics
 from service.settings import Settings
 from tests.fakes import FakeTranscriber
 from tests.service.conftest import WAIT_S, Served, serving, sound, wait_until
@@ -105,6 +106,17 @@ def test_metrics_have_the_promised_names(server: Served) -> None:
     assert server.metric("process_resident_memory_bytes") > 0
 
 
+@pytest.mark.parametrize("model", ["mha", "none"])
+def test_refusals_and_failures_of_streams_are_counted_from_0_on(model: str) -> None:
+    metrics = Metrics({})
+    metrics.watch(["mha"], {})
+    value = metrics.registry.get_sample_value
+    for reason in REASONS:
+        assert value("asr_requests_rejected_total", {"model": model, "reason": reason}) == 0
+    for reason in FAILURES:
+        assert value("asr_stream_closed_total", {"model": model, "reason": reason, "code": "1011"}) == 0
+
+
 def test_requests_that_come_together_run_together(held: FakeTranscriber) -> None:
     with serving_held(held) as (served, threads):
         with ThreadPoolExecutor(8) as clients:
@@ -126,6 +138,7 @@ def test_beyond_the_bound_is_429_with_retry_after(held: FakeTranscriber) -> None
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
         assert served.metric("asr_requests_rejected_total", model="mha", reason="overloaded") == 1
+        assert served.metric("asr_request_duration_seconds_count") == 0  # a refusal is no latency
         held.gate.set()
         join(threads)
         assert served.post(sound(16_000)).status_code == 200

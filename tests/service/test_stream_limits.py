@@ -102,6 +102,8 @@ def test_models_list_what_a_stream_takes(fake_server: Served) -> None:
         "lookahead_ms": 160,
         "left_context_s": 10.0,
         "cache_bytes_per_stream": 1000,
+        "cache_bytes_shared": 0,
+        "step_bytes_per_stream": 0,
         "slots": 4,
     }
 
