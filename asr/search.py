@@ -38,7 +38,7 @@ class Beam:
         least_text: share of the best text's probability below which another is given up.
     """
 
-    width: int = 32
+    width: int = 128
     hot_words: tuple[str, ...] = ()
     boost: float = 1.0
     lm: Path | None = None

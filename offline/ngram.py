@@ -1,13 +1,15 @@
 """Makes a word n-gram of the training sentences, for the beam search: an ARPA file, gzip-compressed.
 
 It counts the texts of training manifests, the train side of the sentence sources (--sources), and drawn sentences of
-the everyday and the telephone grammars, each different one once. What a manifest for dev or test holds is left out
-wherever it comes from, and so is whatever falls on those sides (offline/sentences.py),
-so the n-gram has seen no sentence that a model is measured on.
+the everyday and the telephone grammars, each different one once, those of the open source --open_weight times. What a
+manifest for dev or test holds is left out wherever it comes from, and so is whatever falls on those sides
+(offline/sentences.py), so the n-gram has seen no sentence that a model is measured on. To these come counts of words
+and pairs on the web (--web, offline/web_counts.py), whatever those were counted in.
 
 Probabilities are interpolated Witten-Bell (Witten and Bell, 1991; Chen and Goodman, 1999): counts of counts, which
 Kneser-Ney goes by, mean little where a grammar makes sentences. Words seen fewer than --least_word times count as
-<unk>; longer n-grams that were seen fewer than --least times are dropped; the weights are such that all still sum to 1.
+<unk>; longer n-grams that were seen fewer than --least times are dropped, unless the web has them; the weights are such
+that all still sum to 1.
 """
 
 import gzip
@@ -32,6 +34,7 @@ from offline.sentences import (
     split_of,
     telephone_sentence,
 )
+from offline.web_counts import web_counts
 
 EXAMPLE = """python -m offline.ngram --manifest data/speech/train.jsonl,data/more/train.jsonl \\
       --output_file asr/bundled/words.arpa.gz"""
@@ -42,7 +45,9 @@ NEVER = -99.0  # how ARPA writes the logarithm of 0
 Gram = tuple[str, ...]
 
 
-def witten_bell(sentences: Iterable[Sequence[str]], order: int, least: int) -> list[dict[Gram, float]]:
+def witten_bell(
+    sentences: Iterable[Sequence[str]], order: int, least: int, more: Sequence[Counter[Gram]] = ()
+) -> list[dict[Gram, float]]:
     """Returns the probability of each n-gram that is kept, by length.
 
     With c(h) what followed h and t(h) how many different words did, P(w|h) = (c(h,w) + t(h) P(w|h')) / (c(h) + t(h)),
@@ -52,8 +57,12 @@ def witten_bell(sentences: Iterable[Sequence[str]], order: int, least: int) -> l
         sentences: words of each, <unk> among them where a word is to count as such.
         order: the longest n-grams.
         least: how often an n-gram of two words and more must have been seen to be kept.
+        more: counts from elsewhere, by length, that are added; what is in them is kept.
     """
     counts = _count(sentences, order)
+    for grams, others in zip(counts, more, strict=False):
+        grams.update(others)
+    given = {gram for others in more for gram in others}
     models: list[dict[Gram, float]] = []
     for grams in counts:
         followed: Counter[Gram] = Counter()
@@ -71,7 +80,7 @@ def witten_bell(sentences: Iterable[Sequence[str]], order: int, least: int) -> l
         models.append(model)
     # Parts of an n-gram were seen as often as it was, so they are kept with it.
     return [
-        {gram: p for gram, p in model.items() if len(gram) == 1 or grams[gram] >= least}
+        {gram: p for gram, p in model.items() if len(gram) == 1 or grams[gram] >= least or gram in given}
         for model, grams in zip(models, counts, strict=True)
     ]
 
@@ -153,10 +162,19 @@ def _texts(manifest: Path) -> Iterator[str]:
 
 def make(args: Namespace) -> None:
     """Writes the n-gram and says how large it is."""
-    texts = [text.split() for text in sorted(sentences_of(args))]
+    often = (
+        {normalise(sentence) for sentence in open_sentences()["train"]} if "open" in args.sources else set()
+    )
+    texts = [
+        text.split()
+        for text in sorted(sentences_of(args))
+        for _ in range(args.open_weight if text in often else 1)
+    ]
     seen = Counter(word for words in texts for word in words)
-    lines = [[w if seen[w] >= args.least_word else UNKNOWN for w in words] for words in texts]
-    models = witten_bell(lines, args.order, args.least)
+    more = web_counts(args.web, {word for word, count in seen.items() if count >= args.least_word})
+    known = {word for (word,) in more[0]}
+    lines = [[w if seen[w] >= args.least_word or w in known else UNKNOWN for w in words] for words in texts]
+    models = witten_bell(lines, args.order, args.least, more)
     # No name and no time in it: the same sentences give the same bytes.
     files.write(args.output_file, gzip.compress("".join(arpa(models)).encode(), compresslevel=9, mtime=0))
     size = args.output_file.stat().st_size / 2**20
@@ -185,6 +203,9 @@ def parser() -> cli.Parser:
     )
     add("--everyday", type=cli.natural, default=100_000, help="everyday sentences to draw")
     add("--telephone", type=cli.natural, default=100_000, help="sentences of telephone services to draw")
+    add("--open_weight", type=cli.count, default=2, help="times that each sentence of the open source counts")
+    web = "words of a text that the counts of words and pairs on the web are to weigh as much as; 0: without them"
+    add("--web", type=cli.natural, default=2_000_000, help=web)
     add("--order", type=cli.count, default=3, help="words of the longest n-grams")
     add(
         "--least", type=cli.count, default=2, help="times that an n-gram of several words must have been seen"

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from asr.ngram import read
+from offline import web_counts
 from offline.ngram import arpa, backoffs, main, witten_bell
 from offline.sentences import everyday_sentence, normalise, split_of
 
-NO_OTHERS = ["--sources", "none", "--everyday", "0"]  # sentences than those of the manifests
+NO_OTHERS = ["--sources", "none", "--everyday", "0", "--web", "0"]  # sentences than those of the manifests
 
 
 def test_probabilities_are_those_worked_out_by_hand() -> None:
@@ -109,3 +111,49 @@ def test_what_is_no_manifest_is_refused_in_a_line(tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit) as ended:
         main(["--manifest", str(train), "--sources", "papers", "--output_file", "x.gz"])
     assert ended.value.code == 2
+
+
+def test_the_webs_counts_are_of_words_that_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "unigrams.txt").write_text("the\t600\ncat\t300\npdf\t90\nzyx\t10\n")
+    (tmp_path / "bigrams.txt").write_text(
+        "<s> the\t500\nthe cat\t400\nthe zyx\t99\nthe pdf\t99\ncat the\t1\n"
+    )
+    monkeypatch.setattr(web_counts, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(web_counts, "_listed", lambda: {"THE", "CAT"})
+    singles, pairs = web_counts.web_counts(100, {"ZYX"})
+    assert singles == {("THE",): 65, ("CAT",): 32, ("ZYX",): 1}
+    assert pairs == {("<s>", "THE"): 50, ("THE", "CAT"): 40, ("THE", "ZYX"): 9}  # the last pair is too rare
+    assert web_counts.web_counts(0, set()) == (Counter(), Counter())
+
+    models = witten_bell([["A", "CAT"], ["A", "CAT"]], order=3, least=2, more=[singles, pairs])
+    assert ("THE", "ZYX") in models[1] and ("A", "CAT") in models[1] and ("A", "CAT", "</s>") in models[2]
+    (tmp_path / "lm.arpa").write_text("".join(arpa(models)))
+    lm = read(tmp_path / "lm.arpa")
+    for context in {()} | {gram[:-1] for model in models[1:] for gram in model}:
+        total = sum(math.exp(lm.score(context, word)[0]) for (word,) in models[0])
+        assert total == pytest.approx(1, abs=0.01), context
+
+
+def test_open_sentences_weigh_more(tmp_path: Path) -> None:
+    """So that what only one of them holds is kept where --least is 2."""
+    train = manifest(tmp_path / "one" / "train.jsonl", ["A CAT", "A CAT SAT"])
+    sizes = []
+    for weight in ("1", "2"):
+        output = tmp_path / f"{weight}.arpa.gz"
+        options = [
+            "--sources",
+            "open",
+            "--everyday",
+            "0",
+            "--telephone",
+            "0",
+            "--web",
+            "0",
+            "--open_weight",
+            weight,
+        ]
+        assert main(["--manifest", str(train), *options, "--output_file", str(output)]) == 0
+        text = gzip.decompress(output.read_bytes()).decode()
+        assert "A CAT SAT" not in text
+        sizes.append(len(text))
+    assert sizes[1] > 2 * sizes[0]
