@@ -123,8 +123,8 @@ def test_a_stream_prefers_hot_words(fake_server: Served) -> None:
         "decoding": "beam",
         "hot_words": [*NAMES, *(f"word number {'x' * n}" for n in range(30))],
     }
-    client = streamed(fake_server.url, wave, words=True, hot_words_boost=2, **hot)  # against one that is known
-    assert client.text == "a hippopotamuses"
+    client = streamed(fake_server.url, wave, words=True, hot_words_boost=2, **hot)
+    assert client.text == "a hippopotamuses"  # not the one that is known
     assert [word["word"] for final in client.finals for word in final["words"]] == ["a", "hippopotamuses"]
     unmoved = streamed(fake_server.url, wave, hot_words_boost=0, **hot)
     assert unmoved.text == streamed(fake_server.url, wave, decoding="beam").text != client.text
