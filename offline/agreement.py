@@ -24,7 +24,7 @@ from tqdm import tqdm
 import asr
 from asr.ctc import greedy
 from asr.transcriber import DTYPES
-from offline import cli, corpora, provenance
+from offline import cli, corpora, files, provenance
 from offline.data import Utterance, batches_of
 
 EXAMPLE = """python -m offline.agreement --model mha,mla --dataset data/speech/dev.jsonl \\
@@ -146,8 +146,7 @@ def work(args: Namespace) -> None:
         },
         "results": dict(zip(names[1:], figures, strict=True)),
     }
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    args.output_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    files.write(args.output_file, json.dumps(result, indent=1) + "\n")
     print(table(result, names[0]), f"written: {args.output_file}", sep="\n")
 
 

@@ -41,7 +41,7 @@ from asr import checkpoint
 from asr.config import Attention, ModelConfig
 from asr.encoder import ConformerCTC
 from asr.transcriber import DTYPES
-from offline import calibration_speech, cli, conversion_report, cost, provenance
+from offline import calibration_speech, cli, conversion_report, cost, files, provenance
 from offline.calibration import Calibration
 from offline.conversion import SCAN, Row, Settings, convert
 from offline.corpora import digest
@@ -237,7 +237,7 @@ def run(args: Namespace, config: ModelConfig) -> Row:
     report["folder_hash"] = checkpoint.folder_hash(args.output_dir)
     report["seconds"] = round(time.monotonic() - started, 1)
     report["peak_process_bytes"] = provenance.peak_resident_bytes()
-    (args.output_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    files.write(args.output_dir / "report.json", json.dumps(report, indent=2) + "\n")
     if args.export_hf:
         export(args.output_dir, args.export_hf)
     return report

@@ -18,7 +18,7 @@ import torch
 from asr import checkpoint
 from asr.config import ModelConfig
 from asr.encoder import ConformerCTC
-from offline import provenance
+from offline import files, provenance
 from offline.convert import parser
 
 OWN = (
@@ -52,8 +52,7 @@ def measure(args: Namespace, config: ModelConfig | None = None) -> None:
     spent = {"seconds_whole_process": round(seconds, 1), "processor_seconds": round(used, 1)}
     model = "random weights in the architecture of asr.ModelConfig()" if config is None else "as given"
     result = summary(report, model, spent)
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    args.output_file.write_text(json.dumps(result, indent=1) + "\n")
+    files.write(args.output_file, json.dumps(result, indent=1) + "\n")
     peak_gib = report["peak_process_bytes"] / 2**30
     print(f"{seconds:.0f} s, peak {peak_gib:.2f} GiB; written: {args.output_file}")
 

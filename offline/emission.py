@@ -27,7 +27,7 @@ import asr
 from asr.audio import SAMPLE_RATE
 from asr.ctc import StreamDecoder, Word
 from asr.transcriber import DTYPES
-from offline import cli, corpora, provenance
+from offline import cli, corpora, files, provenance
 from offline.data import Utterance, batches_of
 from offline.evaluation import hearing, profiles
 from offline.evaluation.profiles import Profile
@@ -158,8 +158,7 @@ def work(args: Namespace) -> None:
         },
         "results": results,
     }
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    args.output_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    files.write(args.output_file, json.dumps(result, indent=1) + "\n")
     print(table(results))
 
 

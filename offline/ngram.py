@@ -34,12 +34,12 @@ from offline.sentences import (
     split_of,
     telephone_sentence,
 )
-from offline.web_counts import web_counts
+from offline.web_counts import START, web_counts
 
 EXAMPLE = """python -m offline.ngram --manifest data/speech/train.jsonl,data/more/train.jsonl \\
       --output_file asr/bundled/words.arpa.gz"""
 SOURCES = {"open": open_sentences, "dictionary": dictionary_sentences}
-START, END, UNKNOWN = "<s>", "</s>", "<unk>"
+END, UNKNOWN = "</s>", "<unk>"
 NEVER = -99.0  # how ARPA writes the logarithm of 0
 
 Gram = tuple[str, ...]

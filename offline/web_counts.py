@@ -20,14 +20,14 @@ Counts = Counter[tuple[str, ...]]
 
 
 def web_counts(words: int, known: set[str]) -> tuple[Counts, Counts]:
-    """Returns how often each word, and each pair, would occur in a text of so many; those that would are there.
+    """Returns how often each word, and each pair, would occur in a text of so many words, without those that would not.
 
     Args:
         words: the length of that text; 0: no counts at all.
         known: words that count though SCOWL does not list them.
 
     Raises:
-        ValueError: wordsegment or scowl is not installed.
+        ValueError: wordsegment or scowl is not installed; says how to install it, or to do without.
     """
     if not words:
         return Counter(), Counter()
@@ -42,7 +42,7 @@ def _folder() -> Path:
     spec = find_spec("wordsegment")
     if spec is None or spec.origin is None:
         raise ValueError(
-            "the web's counts come from wordsegment, which is not installed: pip install '.[synthesis]'"
+            "the web's counts come from wordsegment, which is not installed: pip install '.[synthesis]', or --web 0"
         )
     return Path(spec.origin).parent
 
@@ -51,7 +51,9 @@ def _listed() -> set[str]:
     found = {file: LISTS.fullmatch(file.name) for file in sorted(SCOWL.glob("*"))}
     files = [file for file, name in found.items() if name and int(name[3]) <= LARGEST_LIST]
     if not files:
-        raise ValueError(f"lists of words come from {SCOWL}, which is missing: apt-get install scowl")
+        raise ValueError(
+            f"lists of words come from {SCOWL}, which is missing: apt-get install scowl, or --web 0"
+        )
     return {word.upper() for file in files for word in file.read_text(encoding="latin-1").split()}
 
 
