@@ -159,10 +159,28 @@ class BeamDecoder:
         ranked = sorted(texts.values(), key=lambda one: one.blank + one.token, reverse=True)
         best = ranked[0].mass
         least = best * self.search.beam.least_text
-        self._beam = [one for one in ranked[: self.search.beam.width] if one.blank + one.token >= least]
+        ranked = [one for one in ranked if one.blank + one.token >= least]
+        self._beam = ranked if len(ranked) <= self.search.beam.width else self._chosen(ranked)
         best_path = max(one.best[0] for one in self._beam)
         if not (SMALL < best < 1 / SMALL and SMALL < best_path < 1 / SMALL):
             self._beam = [one.scaled(1.0 / (best or 1.0), 1.0 / (best_path or 1.0)) for one in self._beam]
+
+    def _chosen(self, ranked: list[Text]) -> list[Text]:
+        """As many as the beam holds: first those that are not behind another with the same future.
+
+        What comes after two such texts is the same, and adds to the one what it adds to the other: the one that is
+        behind hardly ever wins, and would stand in the way of those that differ in what they are about to say.
+        """
+        leaders: dict[tuple[object, ...], Text] = {}
+        chosen: list[Text] = []
+        behind: list[Text] = []
+        for one in ranked:
+            leader = leaders.setdefault(one.future, one)
+            ahead = leader is one or one.blank > leader.blank or one.token > leader.token
+            (chosen if ahead else behind).append(one)
+            if len(chosen) == self.search.beam.width:
+                return chosen
+        return (chosen + behind)[: self.search.beam.width]
 
     def _agree(self) -> None:
         """Finish the words that all texts have in common, with the times that the best of them gives."""

@@ -10,6 +10,8 @@ import math
 import re
 import sys
 import zlib
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +28,7 @@ UNKNOWN_LETTER = -3.0
 # The same for a word that was named beforehand: written English is more predictable than letters (Shannon, 1951).
 NAMED_LETTER = -2.0
 CACHED_SCORES = 1 << 16
+LAST = chr(sys.maxunicode)  # behind every letter
 
 
 class NGram:
@@ -43,7 +46,13 @@ class NGram:
         self.order = max(map(len, entries))
         self.start: Context = (START,) if self.order > 1 else ()
         self.score = lru_cache(CACHED_SCORES)(self._score)
+        self.ahead = lru_cache(CACHED_SCORES)(self._ahead)
         self._likeliest = self._of_beginnings()
+        # The last words of the longer n-grams and their scores, by context and in order: those that follow a context
+        # stand together, and among them those with the same beginning.
+        self._followers: list[str] = []
+        self._scores = array("d")
+        self._places = self._of_contexts()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -65,16 +74,26 @@ class NGram:
             log_prob += self._entries.get(context[first:], (0.0, 0.0))[1]
         raise AssertionError("every word, or <unk>, is an entry of its own")
 
-    def ahead(self, beginning: str, named: bool = False) -> float:
-        """Return the most that a word with this beginning can be, ln P without its context.
+    def _ahead(self, context: Context, beginning: str, named: bool = False) -> float:
+        """Return the most that a word with this beginning can be after a context: no less than ln P of any.
 
         named: a word that begins so was named beforehand, see `NAMED_LETTER`.
 
-        The look-ahead of Ortmanns, Ney and Eiden (1996), max_w ln P(w) over the words w that begin so; the word that
-        the model lacks is among them with the letters that it has so far.
+        The look-ahead of Ortmanns, Ney and Eiden (1996), max_w ln P(w | context) over the words w that begin so; the
+        word that the model lacks is among them with the letters that it has so far.
         """
-        unknown = self._entries[UNKNOWN,][0] + _letter(named) * len(beginning)
-        return max(unknown, self._likeliest.get(_folded(beginning), unknown))
+        folded = _folded(beginning)
+        most = self.score(context, UNKNOWN)[0] + _letter(named) * len(beginning)
+        weight = 0.0
+        for first in range(len(context)):
+            place = self._places.get(context[first:])
+            if place:
+                start = bisect_left(self._followers, folded, *place)
+                end = bisect_left(self._followers, folded + LAST, start, place[1])
+                if start < end:
+                    most = max(most, weight + max(self._scores[start:end]))
+            weight += self._entries.get(context[first:], (0.0, 0.0))[1]
+        return max(most, weight + self._likeliest.get(folded, -math.inf))
 
     def _of_beginnings(self) -> dict[str, float]:
         likeliest: dict[str, float] = {}
@@ -84,6 +103,16 @@ class NGram:
                     beginning = gram[0][:size]
                     likeliest[beginning] = max(log_prob, likeliest.get(beginning, log_prob))
         return likeliest
+
+    def _of_contexts(self) -> dict[Context, tuple[int, int]]:
+        places: dict[Context, tuple[int, int]] = {}
+        for order in range(2, self.order + 1):
+            for gram in sorted(gram for gram in self._entries if len(gram) == order):
+                at = len(self._followers)
+                self._followers.append(gram[-1])
+                self._scores.append(self._entries[gram][0])
+                places[gram[:-1]] = (places.get(gram[:-1], (at,))[0], at + 1)
+        return places
 
     def _shortened(self, words: Context) -> Context:
         """The last words that the model knows as a context: equal contexts make equal hypotheses."""

@@ -42,8 +42,8 @@ class Beam:
     hot_words: tuple[str, ...] = ()
     boost: float = 1.0
     lm: Path | None = None
-    alpha: float = 1.0
-    beta: float = 1.5
+    alpha: float = 1.1
+    beta: float = 1.0
     least_token: float = 1e-3
     least_text: float = 1e-6
 
@@ -83,6 +83,11 @@ class Text:
     @property
     def in_word(self) -> bool:
         return bool(self.text) and self.text[-1] != " "
+
+    @property
+    def future(self) -> tuple[object, ...]:
+        """All that what comes next depends on, but for the probabilities so far."""
+        return self.context, self.text[self.text.rfind(" ") + 1 :], self.last, self.place
 
     @property
     def best(self) -> tuple[float, tuple[Letter, ...]]:
@@ -158,13 +163,14 @@ class BeamSearch:
     def grown(self, one: Text, letter: str) -> tuple[float, int, float]:
         """What one more letter changes: a factor, where the hot words then are, and the new `ahead`.
 
-        With the n-gram an open word w has alpha max ln P(w...) + beta in advance (`NGram.ahead`), so that a word pays
-        as its letters come. Were it all due at the end of the word, a text would gain by never ending one.
+        With the n-gram an open word w has alpha max ln P(w... | context) + beta in advance (`NGram.ahead`), so that a
+        word pays as its letters come. Were it all due at the end of the word, a text would gain by never ending one.
         """
         factor, place, ahead = 1.0, one.place, 0.0
         if self.lm:
             begun = one.text[one.text.rfind(" ") + 1 :] + letter
-            ahead = self.beam.alpha * self.lm.ahead(begun, begun in self._named_begun) + self.beam.beta
+            most = self.lm.ahead(one.context, begun, begun in self._named_begun)
+            ahead = self.beam.alpha * most + self.beam.beta
             factor = math.exp(ahead - one.ahead)
         if self.hot_words:
             place, change = self.hot_words.move(place, letter)

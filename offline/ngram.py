@@ -1,31 +1,28 @@
-"""Makes a word n-gram of the training sentences, for the beam search: an ARPA file, gzip-compressed.
+"""Makes a word n-gram for the beam search, of the training sentences and of general English: an ARPA file, compressed.
 
 It counts the texts of training manifests, the train side of the sentence sources (--sources), and drawn sentences of
-the everyday and the telephone grammars, each different one once, those of the open source --open_weight times. What a
-manifest for dev or test holds is left out wherever it comes from, and so is whatever falls on those sides
-(offline/sentences.py), so the n-gram has seen no sentence that a model is measured on. To these come counts of words
-and pairs on the web (--web, offline/web_counts.py), whatever those were counted in.
+the everyday and the telephone grammars, each different one once. What a manifest for dev or test holds is left out
+wherever it comes from, and so is whatever falls on those sides (offline/sentences.py), so none of these counts has seen
+a sentence that a model is measured on. Each source has counts of its own, and all that is of none of them; to these
+comes a trigram of American English that PyPI's pocketsphinx has (offline/sphinx.py), whatever that was counted in.
+--weights says how much each is to count; offline/language.py, how they are counted, mixed and pruned.
 
-Probabilities are interpolated Witten-Bell (Witten and Bell, 1991; Chen and Goodman, 1999): counts of counts, which
-Kneser-Ney goes by, mean little where a grammar makes sentences. Words seen fewer than --least_word times count as
-<unk>; longer n-grams that were seen fewer than --least times are dropped, unless the web has them; the weights are such
-that all still sum to 1.
+Words are those seen at least --least_word times, or that the English trigram has; others count as <unk>.
 """
 
 import gzip
 import json
-import math
 import sys
 from argparse import ArgumentTypeError, Namespace
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from offline import cli, files
+from offline import cli, files, sphinx
+from offline.language import END, UNKNOWN, arpa, kneser_ney, mixed, pruned
 from offline.sentences import (
     dictionary_sentences,
     everyday_sentence,
@@ -34,110 +31,33 @@ from offline.sentences import (
     split_of,
     telephone_sentence,
 )
-from offline.web_counts import START, web_counts
 
 EXAMPLE = """python -m offline.ngram --manifest data/speech/train.jsonl,data/more/train.jsonl \\
       --output_file asr/bundled/words.arpa.gz"""
 SOURCES = {"open": open_sentences, "dictionary": dictionary_sentences}
-END, UNKNOWN = "</s>", "<unk>"
-NEVER = -99.0  # how ARPA writes the logarithm of 0
-
-Gram = tuple[str, ...]
-
-
-def witten_bell(
-    sentences: Iterable[Sequence[str]], order: int, least: int, more: Sequence[Counter[Gram]] = ()
-) -> list[dict[Gram, float]]:
-    """Returns the probability of each n-gram that is kept, by length.
-
-    With c(h) what followed h and t(h) how many different words did, P(w|h) = (c(h,w) + t(h) P(w|h')) / (c(h) + t(h)),
-    where h' is h without its first word. Below the single word nothing is left but words never seen: <unk> gets it.
-
-    Args:
-        sentences: words of each, <unk> among them where a word is to count as such.
-        order: the longest n-grams.
-        least: how often an n-gram of two words and more must have been seen to be kept.
-        more: counts from elsewhere, by length, that are added; what is in them is kept.
-    """
-    counts = _count(sentences, order)
-    for grams, others in zip(counts, more, strict=False):
-        grams.update(others)
-    given = {gram for others in more for gram in others}
-    models: list[dict[Gram, float]] = []
-    for grams in counts:
-        followed: Counter[Gram] = Counter()
-        different: Counter[Gram] = Counter()
-        for gram, count in grams.items():
-            followed[gram[:-1]] += count
-            different[gram[:-1]] += 1
-        model = {}
-        for gram, count in grams.items():
-            before, kinds = followed[gram[:-1]], different[gram[:-1]]
-            shorter = models[-1][gram[1:]] if models else 0.0
-            model[gram] = (count + kinds * shorter) / (before + kinds)
-        if not models:
-            model[(UNKNOWN,)] = 1.0 - sum(p for gram, p in model.items() if gram != (UNKNOWN,))
-        models.append(model)
-    # Parts of an n-gram were seen as often as it was, so they are kept with it.
-    return [
-        {gram: p for gram, p in model.items() if len(gram) == 1 or grams[gram] >= least or gram in given}
-        for model, grams in zip(models, counts, strict=True)
-    ]
+REST, ENGLISH = "rest", "english"
+WEIGHTS = {"open": 0.3, "dictionary": 0.05, REST: 0.2, ENGLISH: 0.45}
+RAREST = 3e-8  # probability below which a word of the English trigram is left out: some 11,000 of 72,000
 
 
-def _count(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Gram]]:
-    """How often each n-gram was seen, by length; <s> begins n-grams, but is never said."""
-    counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
-    for words in sentences:
-        line = (START, *words, END)
-        for at in range(1, len(line)):
-            for size in range(1, min(order, at + 1) + 1):
-                counts[size - 1][line[at + 1 - size : at + 1]] += 1
-    return counts
-
-
-def backoffs(models: Sequence[dict[Gram, float]]) -> dict[Gram, float]:
-    """Returns the weight of each context: what is left to share, by what the shorter one gives to those who get it."""
-    weights = {}
-    for shorter, longer in pairwise(models):
-        said: dict[Gram, float] = defaultdict(float)
-        said_shorter: dict[Gram, float] = defaultdict(float)
-        for gram, p in longer.items():
-            said[gram[:-1]] += p
-            said_shorter[gram[:-1]] += shorter[gram[1:]]
-        for context, p in said.items():
-            weights[context] = max(1.0 - p, 1e-9) / max(1.0 - said_shorter[context], 1e-9)
-    return weights
-
-
-def arpa(models: Sequence[dict[Gram, float]]) -> Iterator[str]:
-    """Returns the lines of an ARPA file, sorted, logarithms to base 10 with four digits behind the point."""
-    weights = backoffs(models)
-    models = [{(START,): 0.0, **models[0]}, *models[1:]]
-    yield "\\data\\\n"
-    yield from (f"ngram {size}={len(model)}\n" for size, model in enumerate(models, 1))
-    for size, model in enumerate(models, 1):
-        yield f"\n\\{size}-grams:\n"
-        for gram in sorted(model):
-            weight = f"\t{math.log10(weights[gram]):.4f}" if gram in weights else ""
-            log_prob = math.log10(model[gram]) if model[gram] > 0 else NEVER
-            yield f"{log_prob:.4f}\t{' '.join(gram)}{weight}\n"
-    yield "\n\\end\\\n"
-
-
-def sentences_of(args: Namespace) -> set[str]:
-    """Returns the training sentences, each once, in upper case. Raises ValueError where nothing is left."""
+def sentences_of(args: Namespace) -> dict[str, set[str]]:
+    """Returns the training sentences by source, each once, in upper case. Raises ValueError where nothing is left."""
     left_out = {text for file in args.leave_out or _for_measuring(args.manifest) for text in _texts(file)}
-    found = {text for file in args.manifest for text in _texts(file)}
-    for name in args.sources:
-        found |= {normalise(sentence) for sentence in SOURCES[name]()["train"]}
+    rest = {text for file in args.manifest for text in _texts(file)}
     for draw, count in ((everyday_sentence, args.everyday), (telephone_sentence, args.telephone)):
         rng = np.random.default_rng(args.seed)
         for _ in tqdm(range(count), draw.__name__.replace("_", " "), unit="sentence", leave=False):
-            found.add(normalise(draw(rng)))
+            rest.add(normalise(draw(rng)))
     print(f"left out: {len(left_out)} sentences to measure with")
-    found = {text for text in found if text not in left_out and split_of(text) == "train"}
-    if not found:
+    found: dict[str, set[str]] = {}
+    for name in args.sources:
+        found[name] = {normalise(sentence) for sentence in SOURCES[name]()["train"]}
+    found[REST] = rest.difference(*found.values())
+    found = {
+        name: {text for text in texts if text not in left_out and split_of(text) == "train"}
+        for name, texts in found.items()
+    }
+    if not any(found.values()):
         raise ValueError("no training sentence is left")
     return found
 
@@ -162,27 +82,27 @@ def _texts(manifest: Path) -> Iterator[str]:
 
 def make(args: Namespace) -> None:
     """Writes the n-gram and says how large it is."""
-    often = (
-        {normalise(sentence) for sentence in open_sentences()["train"]} if "open" in args.sources else set()
-    )
-    texts = [
-        text.split()
-        for text in sorted(sentences_of(args))
-        for _ in range(args.open_weight if text in often else 1)
-    ]
-    seen = Counter(word for words in texts for word in words)
-    more = web_counts(args.web, {word for word, count in seen.items() if count >= args.least_word})
-    known = {word for (word,) in more[0]}
-    lines = [[w if seen[w] >= args.least_word or w in known else UNKNOWN for w in words] for words in texts]
-    models = witten_bell(lines, args.order, args.least, more)
+    english = sphinx.english(RAREST) if args.weights[ENGLISH] else None
+    sentences = {name: texts for name, texts in sentences_of(args).items() if texts and args.weights[name]}
+    seen = Counter(word for texts in sentences.values() for text in texts for word in text.split())
+    known = {word for (word,) in english.probs[0]} if english else set()
+    vocabulary = {word for word, count in seen.items() if count >= args.least_word} | known
+    models, weights = [], []
+    for name, texts in sentences.items():
+        lines = ([word if word in vocabulary else UNKNOWN for word in text.split()] for text in sorted(texts))
+        models.append(kneser_ney(lines, args.order, vocabulary - {END}))
+        weights.append(args.weights[name])
+        print(f"{name}: {len(texts)} sentences, {sum(len(text.split()) for text in texts)} words")
+    if english:
+        models.append(english)
+        weights.append(args.weights[ENGLISH])
+        print(f"english: {', '.join(str(len(grams)) for grams in english.probs)} n-grams by length")
+    model = pruned(mixed(models, weights), args.prune)
     # No name and no time in it: the same sentences give the same bytes.
-    files.write(args.output_file, gzip.compress("".join(arpa(models)).encode(), compresslevel=9, mtime=0))
+    files.write(args.output_file, gzip.compress("".join(arpa(model)).encode(), compresslevel=9, mtime=0))
     size = args.output_file.stat().st_size / 2**20
-    counts = ", ".join(f"{len(model)} of {length}" for length, model in enumerate(models, 1))
-    print(
-        f"{args.output_file}: {size:.2f} MiB, {len(texts)} sentences, {sum(map(len, texts))} words; n-grams by"
-    )
-    print(f"length: {counts}")
+    counts = ", ".join(str(len(grams)) for grams in model.probs)
+    print(f"{args.output_file}: {size:.2f} MiB, {counts} n-grams by length")
 
 
 def parser() -> cli.Parser:
@@ -203,13 +123,12 @@ def parser() -> cli.Parser:
     )
     add("--everyday", type=cli.natural, default=100_000, help="everyday sentences to draw")
     add("--telephone", type=cli.natural, default=100_000, help="sentences of telephone services to draw")
-    add("--open_weight", type=cli.count, default=2, help="times that each sentence of the open source counts")
-    web = "words of a text that the counts of words and pairs on the web are to weigh as much as; 0: without them"
-    add("--web", type=cli.natural, default=2_000_000, help=web)
+    shown = ",".join(f"{name}={weight}" for name, weight in WEIGHTS.items())
+    about = "how much each source counts, the rest of the sentences, and general English; those not named: 0; default: "
+    add("--weights", type=_weights, default=WEIGHTS, help=about + shown)
     add("--order", type=cli.count, default=3, help="words of the longest n-grams")
-    add(
-        "--least", type=cli.count, default=2, help="times that an n-gram of several words must have been seen"
-    )
+    prune = "change, in nats, below which an n-gram of several words is left out; 0: of none"
+    add("--prune", type=cli.weight, default=1e-7, help=prune)
     add("--least_word", type=cli.count, default=2, help="times that a word must have been seen")
     add("--seed", type=cli.natural, default=1, help="another seed, other drawn sentences")
     return options
@@ -220,6 +139,16 @@ def _sources(text: str) -> list[str]:
     if strangers := [name for name in wanted if name not in SOURCES]:
         raise ArgumentTypeError(f"{', '.join(strangers)}: no source; choices: {', '.join(SOURCES)}, none")
     return wanted
+
+
+def _weights(text: str) -> dict[str, float]:
+    given = dict(part.partition("=")[::2] for part in cli.names(text))
+    if strangers := [name for name in given if name not in WEIGHTS]:
+        raise ArgumentTypeError(f"{', '.join(strangers)}: nothing to weigh; choices: {', '.join(WEIGHTS)}")
+    weights = {name: cli.weight(given.get(name, "0")) for name in WEIGHTS}
+    if not any(weights.values()):
+        raise ArgumentTypeError(f"{text!r}: one of the weights must be more than 0")
+    return weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:

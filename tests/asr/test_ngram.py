@@ -2,6 +2,7 @@
 
 import gzip
 import math
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_scores_back_off(
 
 def test_words_are_looked_up_in_any_case(file: Path) -> None:
     assert read(file).score(("CALL",), "anna") == read(file).score(("CALL",), "ANNA")
-    assert read(file).ahead("an") == read(file).ahead("AN")
+    assert read(file).ahead((), "an") == read(file).ahead((), "AN")
 
 
 @pytest.mark.parametrize(
@@ -76,12 +77,12 @@ def test_words_are_looked_up_in_any_case(file: Path) -> None:
     ],
 )
 def test_what_a_beginning_may_become(file: Path, beginning: str, log10: float) -> None:
-    assert read(file).ahead(beginning) == pytest.approx(LN_10 * log10)
+    assert read(file).ahead((), beginning) == pytest.approx(LN_10 * log10)
 
 
 def test_a_word_that_was_named_costs_less_a_letter(file: Path) -> None:
-    assert read(file).ahead("ZOE", named=True) == pytest.approx(LN_10 * -2.0 + 3 * NAMED_LETTER)
-    assert read(file).ahead("CALL", named=True) == read(file).ahead("CALL")
+    assert read(file).ahead((), "ZOE", named=True) == pytest.approx(LN_10 * -2.0 + 3 * NAMED_LETTER)
+    assert read(file).ahead((), "CALL", named=True) == read(file).ahead((), "CALL")
     named, unnamed = (read(file).score(("CALL",), "ZOE", named) for named in (True, False))
     assert named[0] - unnamed[0] == pytest.approx(3 * (NAMED_LETTER - UNKNOWN_LETTER))
     assert named[1] == unnamed[1]
@@ -90,9 +91,18 @@ def test_a_word_that_was_named_costs_less_a_letter(file: Path) -> None:
 
 def test_no_word_is_likelier_than_any_of_its_beginnings(file: Path) -> None:
     lm = read(file)
-    for word in ("CALL", "ANNA", "ANN", "ZOE"):
+    contexts = {gram[:-1] for gram in lm._entries} | {("ANNA", "CALL"), ("ZOE",)}
+    assert ("CALL",) in contexts
+    for context, word in product(contexts, ("CALL", "ANNA", "ANN", "ZOE")):
         for size in range(1, len(word) + 1):
-            assert lm.score((), word)[0] <= lm.ahead(word[:size]) + 1e-9
+            assert lm.score(context, word)[0] <= lm.ahead(context, word[:size]) + 1e-9
+
+
+def test_a_beginning_is_worth_what_may_follow_its_context(file: Path) -> None:
+    lm = read(file)
+    assert lm.ahead(("CALL",), "AN") == lm.score(("CALL",), "ANNA")[0] > lm.ahead((), "AN")
+    assert lm.ahead(("CALL",), "CA") == lm.score(("CALL",), "CALL")[0] < lm.ahead((), "CA")  # backs off
+    assert lm.ahead(("CALL",), "Z") == lm.score(("CALL",), "Z")[0]
 
 
 def test_compressed_is_the_same(file: Path, tmp_path: Path) -> None:
