@@ -218,6 +218,34 @@ def test_an_n_gram_decides_between_words_that_sound_alike(tmp_path: Path) -> Non
     assert decoded(log_probs, Beam(lm=tmp_path / "lm.arpa", alpha=0.0), LARGE).text == "CALL HANA"
 
 
+ONES = """\\data\\
+ngram 1=4
+
+\\1-grams:
+-9.0\t<unk>
+-99\t<s>
+-0.5\tcat
+-0.5\tdog
+
+\\end\\
+"""
+
+
+def test_old_doubts_do_not_crowd_out_new_ones(tmp_path: Path) -> None:
+    """Three letters of an unknown word may be others: eight texts, as many as the beam holds, each likelier with C than
+    with D. They have one future, so the best of them with D stays, and wins when the word turns out to be DOG."""
+    (tmp_path / "lm.arpa").write_text(ONES)
+    sure = spelled({"XYZ DOG": 1.0})
+    rows = np.exp(sure)
+    for frame, other, share in ((0, "A", 0.45), (2, "B", 0.45), (4, "E", 0.45), (8, "C", 0.9)):
+        (letter,) = LARGE.encode(other)
+        rows[frame] = rows[frame] * (1 - share)
+        rows[frame, letter] += share
+    beam = Beam(width=8, lm=tmp_path / "lm.arpa", least_text=0.0)
+    search = decoded(np.log(rows), beam, LARGE)
+    assert search.text == decoded(np.log(rows), replace(beam, width=10**6), LARGE).text == "XYZ DOG"
+
+
 TINY = """\\data\\
 ngram 1=4
 ngram 2=3
