@@ -34,6 +34,8 @@ class Beam:
         lm: file of a word n-gram (see `asr.ngram`); `ngram.BUNDLED` is the bundled one.
         alpha: weight of the n-gram's log-probabilities.
         beta: what each word earns beside them, as a natural logarithm: without it, fewer words are likelier.
+        blank_penalty: what each blank costs where an n-gram is, as a natural logarithm: CTC is too sure of them, so
+            that words would get lost.
         least_token: posterior below which a frame cannot hold a letter.
         least_text: share of the best text's probability below which another is given up.
     """
@@ -43,7 +45,8 @@ class Beam:
     boost: float = 1.0
     lm: Path | None = None
     alpha: float = 1.1
-    beta: float = 1.0
+    beta: float = 0.5
+    blank_penalty: float = 1.0
     least_token: float = 1e-3
     least_text: float = 1e-6
 
@@ -153,7 +156,8 @@ class BeamSearch:
     def frames(self, log_probs: np.ndarray) -> Iterator[tuple[float, Candidates]]:
         """Of each frame the posterior of a blank, which specials are as well, and what letters it may hold."""
         posteriors = np.exp(log_probs.astype(np.float64))
-        blanks = posteriors[:, ~self._is_text].sum(axis=1).tolist()
+        cost = math.exp(-self.beam.blank_penalty) if self.beam.lm else 1.0
+        blanks = (cost * posteriors[:, ~self._is_text].sum(axis=1)).tolist()
         letters = posteriors[:, self._is_text]
         candidates: list[Candidates] = [[] for _ in blanks]
         for frame, column in np.argwhere(letters > self.beam.least_token).tolist():
@@ -214,6 +218,7 @@ def _check_numbers(beam: Beam) -> None:
         "boost": 10.0,
         "alpha": 10.0,
         "beta": 10.0,
+        "blank_penalty": 10.0,
         "least_token": 1.0,
         "least_text": 1.0,
     }.items():

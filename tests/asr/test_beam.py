@@ -47,8 +47,10 @@ def decoded(log_probs: np.ndarray, beam: Beam = EVERYTHING, vocabulary: Vocabula
     return decoder
 
 
-def all_texts(log_probs: np.ndarray) -> dict[str, float]:
-    """The probability of every text: of all paths, one by one."""
+def all_texts(log_probs: np.ndarray, blank_penalty: float = 0.0) -> dict[str, float]:
+    """The probability of every text: of all paths, one by one, in which blanks may cost something."""
+    log_probs = log_probs.copy()
+    log_probs[:, :2] -= blank_penalty  # <s> is one as well
     texts: dict[str, float] = {}
     for path in itertools.product(range(len(SMALL)), repeat=len(log_probs)):
         kept = [token for token, group in itertools.groupby(path)]
@@ -272,9 +274,10 @@ def test_with_an_n_gram_a_text_has_its_paths_times_its_words(
 ) -> None:
     """What words have in advance is in no text's end; those that are named are not dear for being unknown."""
     (tmp_path / "lm.arpa").write_text(TINY)
-    beam = replace(EVERYTHING, lm=tmp_path / "lm.arpa", alpha=0.7, beta=0.9, hot_words=named, boost=0.0)
+    words = Beam(lm=tmp_path / "lm.arpa", alpha=0.7, beta=0.9, hot_words=named, boost=0.0, blank_penalty=0.4)
+    beam = replace(words, width=EVERYTHING.width, least_token=0.0, least_text=0.0)
     log_probs = scores(2 + seed % 4, seed)
-    texts = all_texts(log_probs)
+    texts = all_texts(log_probs, blank_penalty=0.4)
     lm = ngram.read(tmp_path / "lm.arpa")
     for text in texts:
         context = lm.start

@@ -65,7 +65,15 @@ def test_they_say_that_they_are_english(name: str) -> None:
 
 
 MEASURED = [
-    *("people", "conditions", "decoding", "decoding-joined", "hot-words", "test-seen-voices", "test-unseen-voice"),
+    *(
+        "people",
+        "conditions",
+        "decoding",
+        "decoding-joined",
+        "hot-words",
+        "test-seen-voices",
+        "test-unseen-voice",
+    ),
     *(f"test-{engine}" for engine in ("piper", "festival", "pico", "kokoro-en", "silero-en")),
     *("streaming-sentences", "streaming-joined", "streaming-memory", "emission"),
     *("long-form", "long-form-120", "long-form-3600", "streaming-bfloat16", "compare", "ablation"),

@@ -75,7 +75,18 @@ def test_a_source_counts_as_much_as_it_weighs(tmp_path: Path) -> None:
     scores = []
     for weights in ("open=1,rest=9", "open=9,rest=1"):
         output = tmp_path / f"{weights}.arpa.gz"
-        options = ["--sources", "open", "--everyday", "0", "--telephone", "0", "--order", "2", "--weights", weights]
+        options = [
+            "--sources",
+            "open",
+            "--everyday",
+            "0",
+            "--telephone",
+            "0",
+            "--order",
+            "2",
+            "--weights",
+            weights,
+        ]
         assert main(["--manifest", str(train), *options, "--output_file", str(output)]) == 0
         scores.append(read(output).score(("CAT",), "SAT")[0])
     assert scores[0] > scores[1]  # hardly any open sentence says that

@@ -35,13 +35,18 @@ def test_every_decoding_is_an_arm_that_says_what_the_library_says(
     lm = manifest.parent / "lm.arpa"
     lm.write_text(ARPA)
     search = ["--lm", str(lm), "--beam", "4", "--alpha", "0.7", "--beta", "2", "--hot_words", "tea,a sea"]
+    search += ["--blank_penalty", "0.2"]
     ways = ["--decoding", "greedy,beam,beam+lm", *search]
     result, rows = evaluate([*options, *ways], manifest.parent / "out.json")
     name = str(tiny_folder("mla"))
     arms = [arm for arm in result["results"] if arm.startswith(name)]
     assert arms == [name, f"{name}+beam", f"{name}+beam+lm"]
     plain = Beam(4, ("tea", "a sea"))
-    beams = {"": None, "+beam": plain, "+beam+lm": replace(plain, lm=lm, alpha=0.7, beta=2.0)}
+    beams = {
+        "": None,
+        "+beam": plain,
+        "+beam+lm": replace(plain, lm=lm, alpha=0.7, beta=2.0, blank_penalty=0.2),
+    }
     model = asr.load(name, device="cpu")
     for row in rows:
         wave, _ = soundfile.read(row["audio"], dtype="float32")
