@@ -39,7 +39,7 @@ class BeamDecoder:
         self.search = search
         self.frames = 0
         self.seconds_per_frame = seconds_per_frame
-        self._beam: list[Text] = []  # the likeliest first; empty before the first frame
+        self._beam: list[Text] = []  # first the likeliest; empty before the first frame
         self._silent = False  # whether in all texts the latest frame was a blank
         self._finished: list[Word] = []
         self._open: list[Word] = []  # what the best text says after those
@@ -166,7 +166,7 @@ class BeamDecoder:
             self._beam = [one.scaled(1.0 / (best or 1.0), 1.0 / (best_path or 1.0)) for one in self._beam]
 
     def _chosen(self, ranked: list[Text]) -> list[Text]:
-        """As many as the beam holds: first those that are not behind another with the same future.
+        """As many as the beam holds: first those that are not behind the likeliest with the same future.
 
         What comes after two such texts is the same, and adds to the one what it adds to the other: the one that is
         behind hardly ever wins, and would stand in the way of those that differ in what they are about to say.

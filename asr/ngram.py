@@ -75,12 +75,13 @@ class NGram:
         raise AssertionError("every word, or <unk>, is an entry of its own")
 
     def _ahead(self, context: Context, beginning: str, named: bool = False) -> float:
-        """Return the most that a word with this beginning can be after a context: no less than ln P of any.
+        """Return a bound: ln P of no word with this beginning is more after the context.
 
         named: a word that begins so was named beforehand, see `NAMED_LETTER`.
 
-        The look-ahead of Ortmanns, Ney and Eiden (1996), max_w ln P(w | context) over the words w that begin so; the
-        word that the model lacks is among them with the letters that it has so far.
+        The look-ahead of Ortmanns, Ney and Eiden (1996), max_w ln P(w | context) over the words w that begin so, but
+        that a word whose n-gram is listed may count by back-off, where that is more. The word that the model lacks is
+        among them with the letters that it has so far.
         """
         folded = _folded(beginning)
         most = self.score(context, UNKNOWN)[0] + _letter(named) * len(beginning)

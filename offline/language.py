@@ -13,7 +13,9 @@ from itertools import pairwise
 
 from tqdm import tqdm
 
-START, END, UNKNOWN = "<s>", "</s>", "<unk>"
+from asr.ngram import START, UNKNOWN
+
+END = "</s>"
 NEVER = -99.0  # how ARPA writes the logarithm of 0
 LEANING = 0.5  # share of a model's weight that goes by how much it expects the context
 FEW = (0.5, 1.0, 1.5)  # discounts where too little was counted to tell
@@ -27,10 +29,11 @@ class BackOff:
     """A model of what is said.
 
     Attributes:
-        probs: the probability of each n-gram that is listed, by length.
+        probs: the probability of each n-gram that is listed, by length. What is left of it without its last word, and
+            without its first, is listed as well; <s> begins n-grams, but is not listed itself.
         weights: what a context leaves to all others, as a factor of what the shorter context gives them.
-        often: of all words said, each one's share. Without a context a word may be less likely than that: FRANCISCO is
-            often said, but hardly ever where nothing speaks for it.
+        often: of all words said, each one's share, as far as it is known. Without a context a word may be less likely
+            than that: FRANCISCO is often said, but hardly ever where nothing speaks for it.
     """
 
     probs: list[dict[Gram, float]]
@@ -65,7 +68,7 @@ def kneser_ney(sentences: Iterable[Sequence[str]], order: int, vocabulary: Set[s
     Args:
         sentences: words of each, <unk> among them where one is to count as such.
         order: the longest n-grams.
-        vocabulary: words that there are; </s> and <unk> are among them without being named.
+        vocabulary: words that there are, those of the sentences among them; </s> and <unk> need not be named.
     """
     counts = _count(sentences, order)
     total = counts[0].total()
@@ -150,8 +153,6 @@ def mixed(models: Sequence[BackOff], weights: Sequence[float]) -> BackOff:
 def _leaning(models: Sequence[BackOff], given: Sequence[float], context: Gram) -> list[float]:
     expected = [weight * model.expects(context) for weight, model in zip(given, models, strict=True)]
     total = sum(expected)
-    if not total:
-        return list(given)
     return [
         LEANING * share / total + (1 - LEANING) * weight
         for share, weight in zip(expected, given, strict=True)
@@ -208,7 +209,8 @@ def backoffs(probs: Sequence[dict[Gram, float]]) -> dict[Gram, float]:
 def arpa(model: BackOff) -> Iterator[str]:
     """Returns the lines of an ARPA file, sorted, logarithms to base 10 with two digits behind the point.
 
-    So a probability is within 1.2% of what it was; with four digits the file is a third larger.
+    A number is within 1.2% of what it was, a probability after two back-offs within 3.5%; with four digits the file
+    is a third larger.
     """
     models = [{(START,): 0.0, **model.probs[0]}, *model.probs[1:]]
     yield "\\data\\\n"

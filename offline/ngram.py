@@ -1,10 +1,11 @@
 """Makes a word n-gram for the beam search, of the training sentences and of general English: an ARPA file, compressed.
 
-It counts the texts of training manifests, the train side of the sentence sources (--sources), and drawn sentences of
-the everyday and the telephone grammars, each different one once. What a manifest for dev or test holds is left out
+It counts the texts of training manifests, the train side of the sentence sources, and drawn sentences of the everyday
+and the telephone grammars, each different one once. What a manifest for dev or test holds is left out
 wherever it comes from, and so is whatever falls on those sides (offline/sentences.py), so none of these counts has seen
-a sentence that a model is measured on. Each source has counts of its own, and all that is of none of them; to these
-comes a trigram of American English that PyPI's pocketsphinx has (offline/sphinx.py), whatever that was counted in.
+a sentence that a model is measured on. Each source has counts of its own, and so has the rest, all that is of none;
+to these comes a trigram of American English that PyPI's pocketsphinx has (offline/sphinx.py), whatever that was counted
+in.
 --weights says how much each is to count; offline/language.py, how they are counted, mixed and pruned.
 
 Words are those seen at least --least_word times, or that the English trigram has; others count as <unk>.
@@ -21,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from asr.ngram import UNKNOWN
 from offline import cli, files, sphinx
-from offline.language import END, UNKNOWN, arpa, kneser_ney, mixed, pruned
+from offline.language import arpa, kneser_ney, mixed, pruned
 from offline.sentences import (
     dictionary_sentences,
     everyday_sentence,
@@ -41,7 +43,11 @@ RAREST = 3e-8  # probability below which a word of the English trigram is left o
 
 
 def sentences_of(args: Namespace) -> dict[str, set[str]]:
-    """Returns the training sentences by source, each once, in upper case. Raises ValueError where nothing is left."""
+    """Returns the training sentences in upper case, each once, by the first source that has it and a weight.
+
+    Raises:
+        ValueError: nothing is left.
+    """
     left_out = {text for file in args.leave_out or _for_measuring(args.manifest) for text in _texts(file)}
     rest = {text for file in args.manifest for text in _texts(file)}
     for draw, count in ((everyday_sentence, args.everyday), (telephone_sentence, args.telephone)):
@@ -50,15 +56,14 @@ def sentences_of(args: Namespace) -> dict[str, set[str]]:
             rest.add(normalise(draw(rng)))
     print(f"left out: {len(left_out)} sentences to measure with")
     found: dict[str, set[str]] = {}
-    for name in args.sources:
-        found[name] = {normalise(sentence) for sentence in SOURCES[name]()["train"]}
-    found[REST] = rest.difference(*found.values())
-    found = {
-        name: {text for text in texts if text not in left_out and split_of(text) == "train"}
-        for name, texts in found.items()
-    }
-    if not any(found.values()):
-        raise ValueError("no training sentence is left")
+    for name, source in (*SOURCES.items(), (REST, None)):
+        if args.weights[name]:
+            texts = {normalise(sentence) for sentence in source()["train"]} if source else rest
+            texts = texts.difference(left_out, *found.values())
+            found[name] = {text for text in texts if split_of(text) == "train"}
+    found = {name: texts for name, texts in found.items() if texts}
+    if not found:
+        raise ValueError("no training sentence is left of what has a weight")
     return found
 
 
@@ -82,15 +87,15 @@ def _texts(manifest: Path) -> Iterator[str]:
 
 def make(args: Namespace) -> None:
     """Writes the n-gram and says how large it is."""
+    sentences = sentences_of(args)
     english = sphinx.english(RAREST) if args.weights[ENGLISH] else None
-    sentences = {name: texts for name, texts in sentences_of(args).items() if texts and args.weights[name]}
     seen = Counter(word for texts in sentences.values() for text in texts for word in text.split())
     known = {word for (word,) in english.probs[0]} if english else set()
     vocabulary = {word for word, count in seen.items() if count >= args.least_word} | known
     models, weights = [], []
     for name, texts in sentences.items():
         lines = ([word if word in vocabulary else UNKNOWN for word in text.split()] for text in sorted(texts))
-        models.append(kneser_ney(lines, args.order, vocabulary - {END}))
+        models.append(kneser_ney(lines, args.order, vocabulary))
         weights.append(args.weights[name])
         print(f"{name}: {len(texts)} sentences, {sum(len(text.split()) for text in texts)} words")
     if english:
@@ -115,30 +120,22 @@ def parser() -> cli.Parser:
         "manifests to leave the sentences of out; default: all but train.jsonl in the folders beside those"
     )
     add("--leave_out", type=cli.paths, help=others)
-    add(
-        "--sources",
-        type=_sources,
-        default=list(SOURCES),
-        help=f"further sentences, of {', '.join(SOURCES)}, or none",
-    )
     add("--everyday", type=cli.natural, default=100_000, help="everyday sentences to draw")
     add("--telephone", type=cli.natural, default=100_000, help="sentences of telephone services to draw")
     shown = ",".join(f"{name}={weight}" for name, weight in WEIGHTS.items())
     about = "how much each source counts, the rest of the sentences, and general English; those not named: 0; default: "
     add("--weights", type=_weights, default=WEIGHTS, help=about + shown)
-    add("--order", type=cli.count, default=3, help="words of the longest n-grams")
+    add(
+        "--order",
+        type=cli.count,
+        default=3,
+        help="words of the longest n-grams that are counted; English has three",
+    )
     prune = "change, in nats, below which an n-gram of several words is left out; 0: of none"
     add("--prune", type=cli.weight, default=1e-7, help=prune)
     add("--least_word", type=cli.count, default=2, help="times that a word must have been seen")
     add("--seed", type=cli.natural, default=1, help="another seed, other drawn sentences")
     return options
-
-
-def _sources(text: str) -> list[str]:
-    wanted = [] if text == "none" else cli.names(text)
-    if strangers := [name for name in wanted if name not in SOURCES]:
-        raise ArgumentTypeError(f"{', '.join(strangers)}: no source; choices: {', '.join(SOURCES)}, none")
-    return wanted
 
 
 def _weights(text: str) -> dict[str, float]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from offline.language import END, START, BackOff, Gram
+from asr.ngram import START
+from offline.language import END, BackOff, Gram
 
 HEADER = b"Trie Language Model\x03"  # 3: of trigrams
 LOG_BASE = 1.0001  # of all logarithms
@@ -76,9 +77,13 @@ def _read(data: bytes, least: float) -> BackOff:
     pair = np.repeat(np.arange(pairs), np.diff(first_triple[: pairs + 1]).astype(np.int64))
 
     single_probs = _linear(singles["log_prob"][:-1])
-    said = [(_said(word) if often >= least else "") for word, often in zip(words, single_probs, strict=True)]
+    # <s> is in the list with hardly any probability, as it is never said.
+    said = [
+        _said(word) if often >= least or word == START else ""
+        for word, often in zip(words, single_probs, strict=True)
+    ]
     ones: list[Gram] = [(word,) if word else () for word in said]
-    twos = _joined(ones, before[:pairs], ones, last)
+    twos = _joined(ones, before[:pairs], [() if gram == (START,) else gram for gram in ones], last)
     threes = _joined(ones, before_pair[: len(pair)], twos, pair)
     weights = _listed(ones, _linear(singles["log_weight"][:-1])) | _listed(twos, pair_weights[weight[:pairs]])
     probs = [
@@ -100,6 +105,8 @@ def _records(data: bytes, start: int, count: int, widths: tuple[int, ...]) -> tu
     Bits are counted from a byte's lowest. Eight bytes are kept free at the end.
     """
     end = start + ((1 + count) * sum(widths) + 7) // 8 + 8
+    if end > len(data):
+        raise ValueError(f"{count} records are announced, beyond its end")
     content = np.frombuffer(data[start:end], np.uint8).astype(np.uint64)
     columns = []
     for number, width in enumerate(widths):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from asr import ngram
-from asr.ngram import NAMED_LETTER, UNKNOWN_LETTER, read
+from asr.ngram import NAMED_LETTER, UNKNOWN, UNKNOWN_LETTER, read
 
 ARPA = """made by hand
 
@@ -103,6 +103,54 @@ def test_a_beginning_is_worth_what_may_follow_its_context(file: Path) -> None:
     assert lm.ahead(("CALL",), "AN") == lm.score(("CALL",), "ANNA")[0] > lm.ahead((), "AN")
     assert lm.ahead(("CALL",), "CA") == lm.score(("CALL",), "CALL")[0] < lm.ahead((), "CA")  # backs off
     assert lm.ahead(("CALL",), "Z") == lm.score(("CALL",), "Z")[0]
+
+
+BRANCHING = """\\data\\
+ngram 1=7
+ngram 2=5
+ngram 3=4
+
+\\1-grams:
+-3.0\t<unk>\t0.0
+-99\t<s>\t-0.5
+-1.0\tA\t-0.3
+-2.0\tANN\t-0.2
+-1.2\tANNA\t-0.1
+-1.1\tBOB
+-1.3\t</s>
+
+\\2-grams:
+-0.7\tA ANN\t-0.4
+-0.3\tA ANNA\t-0.6
+-0.9\tA BOB
+-0.2\tANN A\t-0.9
+-0.8\tANN ANNA
+
+\\3-grams:
+-0.9\tANN A A
+-1.5\tANN A ANN
+-0.1\tANN A BOB
+-2.5\tA ANN A
+
+\\end\\
+"""
+
+
+def test_the_bound_is_the_most_of_all_ways_to_say_a_word(tmp_path: Path) -> None:
+    """By each n-gram that ends in a word that begins so, and by the back-off to it, worked out one by one."""
+    (tmp_path / "lm.arpa").write_text(BRANCHING)
+    lm = read(tmp_path / "lm.arpa")
+    for context in ((), ("A",), ("ANN",), ("ANN", "A"), ("A", "ANN"), ("BOB", "A")):
+        for beginning in ("A", "AN", "ANN", "ANNA", "B", "BO", "C"):
+            ways = [lm.score(context, UNKNOWN)[0] + UNKNOWN_LETTER * len(beginning)]
+            weight = 0.0
+            for first in range(len(context) + 1):
+                heads = context[first:]
+                for gram, (log_prob, _) in lm._entries.items():
+                    if gram[:-1] == heads and gram[-1].startswith(beginning):
+                        ways.append(weight + log_prob)
+                weight += lm._entries.get(heads, (0.0, 0.0))[1]
+            assert lm.ahead(context, beginning) == pytest.approx(max(ways)), (context, beginning)
 
 
 def test_compressed_is_the_same(file: Path, tmp_path: Path) -> None:
