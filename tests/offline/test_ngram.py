@@ -174,5 +174,6 @@ def test_what_is_missing_for_english_is_said(
 ) -> None:
     monkeypatch.setattr("offline.sphinx.find_spec", lambda name: None)
     train = manifest(tmp_path / "one" / "train.jsonl", ["A CAT"])
-    assert main(["--manifest", str(train), "--output_file", str(tmp_path / "lm.gz")]) == 2
+    options = ["--everyday", "0", "--telephone", "0", "--weights", "rest=1,english=1"]
+    assert main(["--manifest", str(train), *options, "--output_file", str(tmp_path / "lm.gz")]) == 2
     assert "pip install '.[synthesis]', or leave english out of --weights" in capsys.readouterr().err
