@@ -2,7 +2,8 @@
 
 It counts the texts of training manifests, the train side of the sentence sources, and drawn sentences of the everyday
 and the telephone grammars, each different one once. What a manifest for dev or test holds is left out
-wherever it comes from, and so is whatever falls on those sides (offline/sentences.py), so none of these counts has seen
+wherever it comes from, and so is whatever falls on those sides by a hash of its text (offline/sentences.py; 6% of all
+sentences, those of manifests too, unless --keep_all), so none of these counts has seen
 a sentence that a model is measured on. Each source has counts of its own, and so has the rest, all that is of none;
 to these comes a trigram of American English that PyPI's pocketsphinx has (offline/sphinx.py), whatever that was counted
 in.
@@ -59,8 +60,12 @@ def sentences_of(args: Namespace) -> dict[str, set[str]]:
     for name, source in (*SOURCES.items(), (REST, None)):
         if args.weights[name]:
             texts = {normalise(sentence) for sentence in source()["train"]} if source else rest
-            texts = texts.difference(left_out, *found.values())
-            found[name] = {text for text in texts if split_of(text) == "train"}
+            found[name] = texts.difference(left_out, *found.values())
+    if not args.keep_all:
+        every = sum(map(len, found.values()))
+        found = {name: {text for text in texts if split_of(text) == "train"} for name, texts in found.items()}
+        others = every - sum(map(len, found.values()))
+        print(f"left out: {others} sentences that fall on the sides of dev and test (--keep_all keeps them)")
     found = {name: texts for name, texts in found.items() if texts}
     if not found:
         raise ValueError("no training sentence is left of what has a weight")
@@ -114,8 +119,15 @@ def parser() -> cli.Parser:
     """The command line."""
     options = cli.parser(__doc__ or "", EXAMPLE)
     add = options.add_argument
-    add("--manifest", type=cli.paths, required=True, help="training manifests: a.jsonl,b.jsonl")
+    add(
+        "--manifest",
+        type=cli.paths,
+        required=True,
+        help="training manifests, texts of words alone: a.jsonl,b.jsonl",
+    )
     add("--output_file", type=Path, required=True, help="the ARPA file to write, gzip-compressed")
+    keep = "keep what falls on the sides of dev and test: for speech that is not of these sources"
+    add("--keep_all", action="store_true", help=keep)
     others = (
         "manifests to leave the sentences of out; default: all but train.jsonl in the folders beside those"
     )
@@ -133,7 +145,12 @@ def parser() -> cli.Parser:
     )
     prune = "change, in nats, below which an n-gram of several words is left out; 0: of none"
     add("--prune", type=cli.weight, default=1e-7, help=prune)
-    add("--least_word", type=cli.count, default=2, help="times that a word must have been seen")
+    add(
+        "--least_word",
+        type=cli.count,
+        default=2,
+        help="times that a word must have been seen; 1 for few sentences",
+    )
     add("--seed", type=cli.natural, default=1, help="another seed, other drawn sentences")
     return options
 

@@ -27,7 +27,7 @@ def manifest(file: Path, texts: Iterable[str]) -> Path:
     return file
 
 
-def test_sentences_for_measuring_are_never_seen(tmp_path: Path) -> None:
+def test_sentences_for_measuring_are_never_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     texts = list(dict.fromkeys(normalise(everyday_sentence(rng)) for _ in range(400)))
     trained = [text for text in texts if split_of(text) == "train"]
@@ -40,6 +40,9 @@ def test_sentences_for_measuring_are_never_seen(tmp_path: Path) -> None:
     options = ["--manifest", str(train), *NO_OTHERS, "--telephone", "0", "--prune", "0"]
     output = tmp_path / "words.arpa.gz"
     assert main([*options, "--output_file", str(output)]) == 0
+    assert f"left out: {len(strays)} sentences that fall on" in capsys.readouterr().out
+    assert main([*options, "--keep_all", "--output_file", str(tmp_path / "all.gz")]) == 0
+    assert f"rest: {len(kept) + len(strays)} sentences" in capsys.readouterr().out
     only = tmp_path / "three" / "train.jsonl"
     manifest(only, kept)
     options[1] = str(only)
