@@ -31,7 +31,7 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,service dev synthesis)
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup serve test lint format speech synthesize bundled people compare healed ablation reference bench streams pareto docs loadtest ray-trial smoke host-check dashboards lock
+.PHONY: help setup serve test lint format speech synthesize bundled people compare beyond healed ablation reference bench streams pareto docs loadtest ray-trial smoke host-check dashboards lock
 .PHONY: styles silero tools clean
 .DELETE_ON_ERROR:
 
@@ -234,15 +234,17 @@ CONVERT := $(RUN) -m offline.convert --model_name mha --calibration_manifest $(S
 GREEDY  := --rank_allocation greedy
 JOINT   := joint-75-weight joint-75-activation joint-75-attention joint-75-posterior \
   joint-87.5-weight joint-87.5-activation joint-87.5-attention joint-87.5-posterior
+BEYOND  := joint-93.75-weight joint-93.75-posterior joint-96.875-weight joint-96.875-posterior
 ARMS    := lossless simple-50-weight $(JOINT)
 SEEDS   := 1 2 3
 HEALED  := $(foreach seed,$(SEEDS),mla-$(seed) mha-$(seed))
 comma   := ,
 list     = $(subst $() ,$(comma),$(strip $(1)))
-share    = $(if $(filter joint-87.5-%,$(1)),0.875,0.75)
+# 0.875 of joint-87.5-weight.
+share    = 0.$(subst .,,$(word 2,$(subst -, ,$(1))))
 OF_lossless         := --lossless
 OF_simple-50-weight := --mla_variant simple --method weight --cache_reduction 0.5
-$(foreach arm,$(JOINT),$(eval OF_$(arm) := --cache_reduction $(call share,$(arm)) --method $(lastword $(subst -, ,$(arm))) \
+$(foreach arm,$(JOINT) $(BEYOND),$(eval OF_$(arm) := --cache_reduction $(call share,$(arm)) --method $(lastword $(subst -, ,$(arm))) \
   $(if $(filter %-weight,$(arm)),,$(GREEDY))))
 .PRECIOUS: runs/arms/%/report.json runs/healed/%/final/model.safetensors
 $(SPEECH):
@@ -282,6 +284,10 @@ compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) ## convert mha in every way, 
 	  results/benchmark.json results/benchmark-large.json --margin 0.1 \
 	  --margins $(call list,$(foreach arm,$(filter joint-87.5-%,$(ARMS)),runs/arms/$(arm)=0.7)) \
 	  --models $(call list,$(foreach arm,$(ARMS),$(arm)=runs/arms/$(arm))) --output_dir reports/compare
+
+beyond: $(TEST) $(BEYOND:%=runs/arms/%/report.json) ## smaller latents than make compare has: results/compare-beyond.json
+	$(call WHOLE,compare-beyond)
+	$(MEASURE) --model mha,$(call list,$(BEYOND:%=runs/arms/%)) --latency_clips 0 --output_file results/compare-beyond.json
 
 healed: $(TEST) $(HEALED:%=runs/healed/%/final/model.safetensors) ## heal the 87.5 % arm, and train mha as long, three seeds: reports/healed
 	$(call WHOLE,$(SEEDS:%=compare-healed-%))
