@@ -25,8 +25,6 @@ LN_10 = math.log(10.0)
 # 27 symbols would be 3.3. The less it is the more unknown words come out right, and the more often what is no word is
 # written where a known one was said (EXPERIMENTS.md, decoding).
 UNKNOWN_LETTER = -3.0
-# The same for a word that was named beforehand: written English is more predictable than letters (Shannon, 1951).
-NAMED_LETTER = -2.0
 CACHED_SCORES = 1 << 16
 LAST = chr(sys.maxunicode)  # behind every letter
 
@@ -48,6 +46,8 @@ class NGram:
         self.score = lru_cache(CACHED_SCORES)(self._score)
         self.ahead = lru_cache(CACHED_SCORES)(self._ahead)
         self._likeliest = self._of_beginnings()
+        words = [gram for gram in entries if len(gram) == 1 and gram[0][0] != "<"]
+        self._rarest = min((entries[word][0] for word in words), default=-math.inf)
         # The last words of the longer n-grams and their scores, by context and in order: those that follow a context
         # stand together, and among them those with the same beginning.
         self._followers: list[str] = []
@@ -60,31 +60,36 @@ class NGram:
     def _score(self, context: Context, word: str, named: bool = False) -> tuple[float, Context]:
         """Return ln P(word | context), and the context of the next word.
 
-        Of a word that the model lacks: of <unk>, and of its letters, see `UNKNOWN_LETTER`; of one that was named
-        beforehand `NAMED_LETTER`.
+        Of a word that the model lacks: of <unk>, and of its letters, see `UNKNOWN_LETTER`; if it was named beforehand,
+        no less than of the rarest word that the model knows.
         """
         word = _folded(word)
         known = (word,) in self._entries
-        log_prob = 0.0 if known else _letter(named) * len(word)
+        log_prob = 0.0 if known else UNKNOWN_LETTER * len(word)
         symbol = word if known else UNKNOWN
         for first in range(len(context) + 1):
             found = self._entries.get((*context[first:], symbol))
             if found:
-                return log_prob + found[0], self._shortened((*context, symbol))
+                log_prob += found[0]
+                if named and not known:
+                    log_prob = max(log_prob, self._rarest)
+                return log_prob, self._shortened((*context, symbol))
             log_prob += self._entries.get(context[first:], (0.0, 0.0))[1]
         raise AssertionError("every word, or <unk>, is an entry of its own")
 
     def _ahead(self, context: Context, beginning: str, named: bool = False) -> float:
         """Return a bound: ln P of no word with this beginning is more after the context.
 
-        named: a word that begins so was named beforehand, see `NAMED_LETTER`.
+        named: a word that begins so was named beforehand, see `_score`.
 
         The look-ahead of Ortmanns, Ney and Eiden (1996), max_w ln P(w | context) over the words w that begin so, but
         that a word whose n-gram is listed may count by back-off, where that is more. The word that the model lacks is
         among them with the letters that it has so far.
         """
         folded = _folded(beginning)
-        most = self.score(context, UNKNOWN)[0] + _letter(named) * len(beginning)
+        most = self.score(context, UNKNOWN)[0] + UNKNOWN_LETTER * len(beginning)
+        if named:
+            most = max(most, self._rarest)
         weight = 0.0
         for first in range(len(context)):
             place = self._places.get(context[first:])
@@ -121,10 +126,6 @@ class NGram:
             if words[first:] in self._entries:
                 return words[first:]
         return ()
-
-
-def _letter(named: bool) -> float:
-    return NAMED_LETTER if named else UNKNOWN_LETTER
 
 
 @lru_cache(maxsize=2)

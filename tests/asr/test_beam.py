@@ -272,7 +272,7 @@ ngram 2=3
 def test_with_an_n_gram_a_text_has_its_paths_times_its_words(
     seed: int, named: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """What words have in advance is in no text's end; those that are named are not dear for being unknown."""
+    """What words have in advance is in no text's end; those that are named are as likely as the rarest known."""
     (tmp_path / "lm.arpa").write_text(TINY)
     words = Beam(lm=tmp_path / "lm.arpa", alpha=0.7, beta=0.9, hot_words=named, boost=0.0, blank_penalty=0.4)
     beam = replace(words, width=EVERYTHING.width, least_token=0.0, least_text=0.0)
@@ -284,7 +284,7 @@ def test_with_an_n_gram_a_text_has_its_paths_times_its_words(
         for word in text.split():
             log_prob, context = lm.score(context, word)
             if word in named and word not in ("A", "BA"):
-                log_prob += (ngram.NAMED_LETTER - ngram.UNKNOWN_LETTER) * len(word)
+                log_prob = max(log_prob, ngram.LN_10 * -0.9)  # of BA, the rarest
             texts[text] *= math.exp(0.7 * log_prob + 0.9)
     search = decoded(log_probs, beam)
     assert search.text == max(texts, key=texts.__getitem__)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from asr import ngram
-from asr.ngram import NAMED_LETTER, UNKNOWN, UNKNOWN_LETTER, read
+from asr.ngram import UNKNOWN, UNKNOWN_LETTER, read
 
 ARPA = """made by hand
 
@@ -80,11 +80,12 @@ def test_what_a_beginning_may_become(file: Path, beginning: str, log10: float) -
     assert read(file).ahead((), beginning) == pytest.approx(LN_10 * log10)
 
 
-def test_a_word_that_was_named_costs_less_a_letter(file: Path) -> None:
-    assert read(file).ahead((), "ZOE", named=True) == pytest.approx(LN_10 * -2.0 + 3 * NAMED_LETTER)
+def test_a_word_that_was_named_is_as_likely_as_the_rarest(file: Path) -> None:
+    assert read(file).ahead((), "ZOE", named=True) == pytest.approx(LN_10 * -1.2)  # of Anna
     assert read(file).ahead((), "CALL", named=True) == read(file).ahead((), "CALL")
     named, unnamed = (read(file).score(("CALL",), "ZOE", named) for named in (True, False))
-    assert named[0] - unnamed[0] == pytest.approx(3 * (NAMED_LETTER - UNKNOWN_LETTER))
+    assert named[0] == pytest.approx(LN_10 * -1.2)
+    assert unnamed[0] == pytest.approx(LN_10 * (-0.3 - 2.0) + 3 * UNKNOWN_LETTER)
     assert named[1] == unnamed[1]
     assert read(file).score(("CALL",), "anna", True) == read(file).score(("CALL",), "anna")
 

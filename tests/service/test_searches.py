@@ -126,8 +126,11 @@ def test_a_stream_prefers_hot_words(fake_server: Served) -> None:
     client = streamed(fake_server.url, wave, words=True, hot_words_boost=2, **hot)
     assert client.text == "a hippopotamuses"  # not the one that is known
     assert [word["word"] for final in client.finals for word in final["words"]] == ["a", "hippopotamuses"]
-    unmoved = streamed(fake_server.url, wave, hot_words_boost=0, **hot)
-    assert unmoved.text == streamed(fake_server.url, wave, decoding="beam").text != client.text
+    assert streamed(fake_server.url, wave, decoding="beam").text == "a hippopotamus"
+    team = spoken("A TEA", frames_per_letter=2)
+    for boost, said in ((0, "a team"), (9, "a teb")):
+        hot = {"decoding": "beam", "hot_words": ["teb"], "hot_words_boost": boost}
+        assert streamed(fake_server.url, team, **hot).text == said
 
 
 def test_a_searching_streams_flush_leaves_it_as_it_was(fake_server: Served) -> None:
