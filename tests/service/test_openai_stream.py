@@ -124,7 +124,7 @@ def test_text_comes_while_the_rest_is_still_heard(
     options: Any = {"prompt": "no", "response_format": "text"}
     with client.audio.transcriptions.create(file=LONG, model="mha", stream=True, **options) as stream:
         first = next(stream)
-        assert served.metric("asr_requests_running") == 1
+        wait_until(lambda: served.metric("asr_requests_running") == 1, "the next window's turn")
         gated.gate.set()
         deltas = said([first, *stream], long_text)
         assert stream.response.headers["x-ignored-options"] == "prompt"
