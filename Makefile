@@ -285,9 +285,10 @@ compare: $(TEST) $(ARMS:%=runs/arms/%/report.json) ## convert mha in every way, 
 	  --margins $(call list,$(foreach arm,$(filter joint-87.5-%,$(ARMS)),runs/arms/$(arm)=0.7)) \
 	  --models $(call list,$(foreach arm,$(ARMS),$(arm)=runs/arms/$(arm))) --output_dir reports/compare
 
-beyond: $(TEST) $(BEYOND:%=runs/arms/%/report.json) ## smaller latents than make compare has: results/compare-beyond.json
+beyond: $(TEST) $(BEYOND:%=runs/arms/%/report.json) ## smaller latents than make compare has: reports/beyond
 	$(call WHOLE,compare-beyond)
 	$(MEASURE) --model mha,$(call list,$(BEYOND:%=runs/arms/%)) --latency_clips 0 --output_file results/compare-beyond.json
+	$(RUN) -m offline.compare results/compare-beyond.json --margin 0.2 --output_dir reports/beyond
 
 healed: $(TEST) $(HEALED:%=runs/healed/%/final/model.safetensors) ## heal the 87.5 % arm, and train mha as long, three seeds: reports/healed
 	$(call WHOLE,$(SEEDS:%=compare-healed-%))
