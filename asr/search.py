@@ -88,9 +88,14 @@ class Text:
         return bool(self.text) and self.text[-1] != " "
 
     @property
+    def open_word(self) -> str:
+        """What of it is behind the last space."""
+        return self.text[self.text.rfind(" ") + 1 :]
+
+    @property
     def future(self) -> tuple[object, ...]:
         """All that what comes next depends on, but for the probabilities so far."""
-        return self.context, self.text[self.text.rfind(" ") + 1 :], self.last, self.place
+        return self.context, self.open_word, self.last, self.place
 
     @property
     def best(self) -> tuple[float, tuple[Letter, ...]]:
@@ -172,7 +177,7 @@ class BeamSearch:
         """
         factor, place, ahead = 1.0, one.place, 0.0
         if self.lm:
-            begun = one.text[one.text.rfind(" ") + 1 :] + letter
+            begun = one.open_word + letter
             most = self.lm.ahead(one.context, begun, begun in self._named_begun)
             ahead = self.beam.alpha * most + self.beam.beta
             factor = math.exp(ahead - one.ahead)
@@ -185,7 +190,7 @@ class BeamSearch:
         """What the end of the word that `one` is in changes: a factor, and where n-gram and hot words then are."""
         factor, context, place = 1.0, one.context, one.place
         if self.lm:
-            word = one.text[one.text.rfind(" ") + 1 :]
+            word = one.open_word
             log_prob, context = self.lm.score(context, word, word in self._named)
             factor = math.exp(self.beam.alpha * log_prob + self.beam.beta - one.ahead)
         if self.hot_words:

@@ -9,7 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from tqdm import tqdm
 
@@ -130,16 +130,13 @@ def mixed(models: Sequence[BackOff], weights: Sequence[float]) -> BackOff:
     probs: list[dict[Gram, float]] = []
     for size in range(max(len(model.probs) for model in models)):
         grams = sorted({gram for model in models for gram in _listed(model.probs, size)})
-        after: dict[Gram, list[float]] = {(): given}
+        progress = tqdm(grams, f"mixing n-grams of {size + 1}", leave=False)
         longer = {}
-        for gram in tqdm(grams, f"mixing n-grams of {size + 1}", leave=False):
-            context = gram[:-1]
-            if context not in after:
-                after = {context: _leaning(models, given, context)}  # sorted: what shares it follows
-            longer[gram] = sum(
-                weight * model.prob(context, gram[-1])
-                for weight, model in zip(after[context], models, strict=True)
-            )
+        for context, following in groupby(progress, lambda gram: gram[:-1]):
+            shares = _leaning(models, given, context) if context else given
+            for gram in following:
+                each = zip(shares, models, strict=True)
+                longer[gram] = sum(share * model.prob(context, gram[-1]) for share, model in each)
         probs.append(longer)
     said = sum(probs[0].values())
     probs[0] = {gram: prob / said for gram, prob in probs[0].items()}

@@ -68,7 +68,8 @@ def sentences_of(args: Namespace) -> dict[str, set[str]]:
         print(f"left out: {others} sentences that fall on the sides of dev and test (--keep_all keeps them)")
     found = {name: texts for name, texts in found.items() if texts}
     if not found:
-        raise ValueError("no training sentence is left of what has a weight")
+        weighed = ", ".join(name for name, weight in args.weights.items() if weight)
+        raise ValueError(f"no training sentence is left of what has a weight: {weighed}")
     return found
 
 
@@ -159,7 +160,12 @@ def _weights(text: str) -> dict[str, float]:
     given = dict(part.partition("=")[::2] for part in cli.names(text))
     if strangers := [name for name in given if name not in WEIGHTS]:
         raise ArgumentTypeError(f"{', '.join(strangers)}: nothing to weigh; choices: {', '.join(WEIGHTS)}")
-    weights = {name: cli.weight(given.get(name, "0")) for name in WEIGHTS}
+    weights = dict.fromkeys(WEIGHTS, 0.0)
+    for name, number in given.items():
+        try:
+            weights[name] = cli.weight(number)
+        except ArgumentTypeError as error:
+            raise ArgumentTypeError(f"{name}={number}: {error}") from None
     if not any(weights.values()):
         raise ArgumentTypeError(f"{text!r}: one of the weights must be more than 0")
     return weights

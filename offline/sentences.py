@@ -36,7 +36,8 @@ _ONES = (
 _TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
 _TITLES = {"Mr": "Mister", "Mrs": "Missus", "Dr": "Doctor"}
 _SLOT = re.compile(r"\{(\w+)\}")
-_TEXT = re.compile(r"[A-Z]+(?:'[A-Z]+)*(?: [A-Z]+(?:'[A-Z]+)*)*")
+WORD = r"[A-Z]+(?:'[A-Z]+)*"
+_TEXT = re.compile(f"{WORD}(?: {WORD})*")
 
 
 def spell_number(number: int) -> str:

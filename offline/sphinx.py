@@ -16,12 +16,12 @@ import numpy as np
 
 from asr.ngram import START
 from offline.language import END, BackOff, Gram
+from offline.sentences import WORD
 
 HEADER = b"Trie Language Model\x03"  # 3: of trigrams
 LOG_BASE = 1.0001  # of all logarithms
 TABLE_BITS = 16  # of a place in a table
 SINGLE = np.dtype([("log_prob", "<f4"), ("log_weight", "<f4"), ("first_pair", "<u4")])
-SPOKEN = re.compile(r"[A-Z]+(?:'[A-Z]+)*")
 
 
 def english(least: float) -> BackOff:
@@ -121,7 +121,7 @@ def _records(data: bytes, start: int, count: int, widths: tuple[int, ...]) -> tu
 
 def _said(word: str) -> str:
     """The word as a transcript has it; empty if none would."""
-    return word if word in (START, END) else word.upper() if SPOKEN.fullmatch(word.upper()) else ""
+    return word if word in (START, END) else word.upper() if re.fullmatch(WORD, word.upper()) else ""
 
 
 def _joined(heads: list[Gram], head: np.ndarray, tails: list[Gram], tail: np.ndarray) -> list[Gram]:

@@ -29,7 +29,12 @@ def add_options(options: cli.Parser) -> None:
     )
     add("--alpha", type=cli.weight, default=given.alpha, help="weight of the n-gram")
     add("--beta", type=cli.weight, default=given.beta, help="what each word earns beside the n-gram")
-    add("--blank_penalty", type=cli.weight, default=given.blank_penalty, help="what each blank costs with it")
+    add(
+        "--blank_penalty",
+        type=cli.weight,
+        default=given.blank_penalty,
+        help="what each blank costs with the n-gram",
+    )
     add("--hot_words", type=cli.names, default=[], help="words and phrases that a beam search prefers: a,b")
     add("--boost", type=cli.weight, default=given.boost, help="what each letter of those earns")
 
